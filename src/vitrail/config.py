@@ -1,0 +1,188 @@
+"""What a model is made of, as data: one dataclass a part, and the registry of named models.
+
+A model is a `ModelConfig` that names one part of each sort. Configs are plain values: they are written into the
+weights file as JSON, so that weights can be loaded without knowing where they came from.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from vitrail.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ConvTransform:
+    """The paper's transforms (arXiv 2306.14287, after Cui et al. 2021): strided 3x3 convolutions, GDN, attention."""
+
+    width: int = 192
+
+
+@dataclass(frozen=True)
+class LightTransform:
+    """Residual 3x3 blocks at 1/4, 1/8 and 1/16 beside a linear 16x16 transform; fast on a CPU."""
+
+    widths: tuple[int, int] = (96, 144)
+    blocks: tuple[int, int, int] = (1, 2, 1)
+
+
+@dataclass(frozen=True)
+class ConvHyperprior:
+    """The paper's hyperprior: stride-1 and stride-2 convolutions of one kernel size; features are 2M channels."""
+
+    width: int = 192
+    kernel: int = 5
+
+
+@dataclass(frozen=True)
+class LightHyperprior:
+    """3x3 convolutions at 1/16 and 1/32, 2x2 strided ones between; every layer has an exact integer form."""
+
+    width: int = 96
+    features: int = 224
+
+
+@dataclass(frozen=True)
+class NoContext:
+    """Parameters from the hyperprior alone: a single group."""
+
+    hidden: tuple[int, ...] = (320, 320)
+
+
+@dataclass(frozen=True)
+class CheckerboardContext:
+    """Channel segments x checkerboard by convolutions, the field's usual context model (after ELIC, CVPR 2022)."""
+
+    segments: int = 4
+    order: str = "sfo"
+    kernel: int = 3
+    width: int = 128
+    hidden: tuple[int, ...] = (224, 160)
+
+
+@dataclass(frozen=True)
+class EContextformer:
+    """Spatio-channel window attention (arXiv 2306.14287, section III).
+
+    `sfg`: the first group is coded from the hyperprior alone; without it a start token is processed instead.
+    `egr`: a step processes coding groups; without it, every segment that it touches, whole.
+    `cache`: keys and values of earlier groups are kept; without it every step processes all groups again.
+    `egr` and `cache` change the cost alone, never a parameter.
+    """
+
+    segments: int = 4
+    order: str = "sfo"
+    width: int = 384
+    layers: int = 8
+    heads: int = 12
+    mlp: int = 4
+    window: int = 8
+    norm: str = "layer"
+    activation: str = "gelu"
+    hidden: tuple[int, ...] = (704, 640)
+    shared_parameters: bool = True
+    sfg: bool = True
+    egr: bool = True
+    cache: bool = True
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """One Gaussian an element."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of Gaussians an element (the paper's km)."""
+
+    components: int = 3
+
+
+Transform = ConvTransform | LightTransform
+Hyperprior = ConvHyperprior | LightHyperprior
+Context = NoContext | CheckerboardContext | EContextformer
+Distribution = Gaussian | Mixture
+
+_PARTS: dict[str, type] = {
+    part.__name__: part
+    for part in (
+        ConvTransform,
+        LightTransform,
+        ConvHyperprior,
+        LightHyperprior,
+        NoContext,
+        CheckerboardContext,
+        EContextformer,
+        Gaussian,
+        Mixture,
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One of each part; `latents` is M, the channels of y; `lambdas` the ends of the quality scale (see `rate`)."""
+
+    name: str
+    transform: Transform
+    hyperprior: Hyperprior
+    context: Context
+    distribution: Distribution = field(default_factory=Gaussian)
+    latents: int = 192
+    lambdas: tuple[float, float] = (0.0003, 0.1)
+
+    def to_json(self) -> str:
+        """Return the config as JSON text; a part is an object with its class under "kind"."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            is_part = dataclasses.is_dataclass(value)
+            values[item.name] = (
+                {"kind": type(value).__name__, **dataclasses.asdict(value)} if is_part else value
+            )
+        return json.dumps(values)
+
+    @staticmethod
+    def from_json(text: str) -> "ModelConfig":
+        """Read what `to_json` wrote. Raises `ModelError` for parts or settings that this version does not know."""
+        try:
+            return ModelConfig(**{name: _value(value) for name, value in json.loads(text).items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"the model's config is not one this version knows ({error}); update Vitrail") from error
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        settings = {name: _value(item) for name, item in value.items() if name != "kind"}
+        return _PARTS[value["kind"]](**settings)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_SMALL_CONTEXT = EContextformer(
+    width=128,
+    layers=4,
+    heads=4,
+    mlp=2,
+    norm="l1",
+    activation="relu",
+    hidden=(224, 160),
+    shared_parameters=False,
+)
+
+CONFIGS: dict[str, ModelConfig] = {
+    config.name: config
+    for config in (
+        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT),
+        ModelConfig("checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext()),
+        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext()),
+        ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
+    )
+}
+
+
+def named(name: str) -> ModelConfig:
+    """Return a registered config. Raises `ModelError` for an unknown name."""
+    if name not in CONFIGS:
+        raise ModelError(f"no config is called {name!r}; there are {', '.join(CONFIGS)}")
+    return CONFIGS[name]

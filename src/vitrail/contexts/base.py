@@ -1,0 +1,72 @@
+"""What all context models share: the contract, and the network that turns context into parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import ModelError
+from vitrail.layers import mlp
+from vitrail.orders import Order
+
+
+class Walk(ABC):
+    """One traversal of the groups: `predict(0)`, `update(0, …)`, `predict(1)`, and so on to the last group."""
+
+    @abstractmethod
+    def predict(self, step: int) -> Tensor:
+        """Return the parameters (B, P, C, n) of the group `step`: C channels, n positions in row-major order."""
+
+    @abstractmethod
+    def update(self, step: int, symbols: Tensor) -> None:
+        """Take the coded symbols (B, C, n) of the group `step`."""
+
+
+class ContextModel(nn.Module, ABC):
+    """The contract of a context model (see the package's text)."""
+
+    def __init__(self, order: Order, latents: int, parameters: int) -> None:
+        super().__init__()
+        if latents % order.segments:
+            raise ModelError(f"{latents} latent channels cannot be cut into {order.segments} equal segments")
+        self.order = order
+        self.latents = latents
+        self.outputs = parameters
+        self.segment_channels = latents // order.segments
+
+    @abstractmethod
+    def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
+        """Return the parameters (B, P, M, h, w) of all groups; those of a group see earlier groups alone."""
+
+    @abstractmethod
+    def walk(self, features: Tensor) -> Walk:
+        """Start a stepwise traversal for features (B, F, h, w)."""
+
+    def channels(self, step: int) -> slice:
+        """Return the latent channels of a group."""
+        first = self.order.groups[step].segment * self.segment_channels
+        return slice(first, first + self.segment_channels)
+
+    def take(self, step: int, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
+        """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""
+        return latent[:, self.channels(step)].flatten(2)[:, :, positions[self.order.groups[step].phase]]
+
+
+class ParameterNetworks(nn.Module):
+    """The entropy-parameter network: dense layers on (features, context) of each position.
+
+    The paper has one network for all segments; with `shared` off every segment has its own of the same size.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], outputs: int, segments: int, shared: bool, activation: str
+    ) -> None:
+        super().__init__()
+        count = 1 if shared else segments
+        self.networks = nn.ModuleList(mlp([inputs, *hidden, outputs], activation) for _ in range(count))
+
+    def forward(self, segment: int, *inputs: Tensor) -> Tensor:
+        """Map inputs (B, n, …), concatenated, to outputs (B, n, outputs)."""
+        network = self.networks[segment if len(self.networks) > 1 else 0]
+        return network(torch.cat(inputs, -1))  # type: ignore[no-any-return]

@@ -1,0 +1,315 @@
+"""eContextformer: spatio-channel window attention over coding groups (arXiv 2306.14287, section III).
+
+A token is one channel segment at one position. Checkered grouping gives 2 Ncs groups; the rearrangement (EGR) packs
+a group of an h x w latent into h x w/2 slots, where slot (i, j) of phase p is position (i, 2j + (i + p) % 2):
+
+    phase 0: x . x .      slots: x x      phase 1: . x . x      slots: x x
+             . x . x             x x               x . x .             x x
+
+The token of group n at a slot gives the context of group n + 1 at the same slot, so the last group is never a token.
+A window is K rows x K/2 slots, a true K x K area; every second layer's windows are shifted by half. Within a window
+a token attends to the tokens of its own and all earlier groups, hence the keys and values of a group are final once
+computed, in every layer, and can be kept. The bias is learned over (segment, row, column) from the key to the
+*target*, the element whose parameters are asked for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitrail import config
+from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
+from vitrail.errors import ModelError
+from vitrail.layers import NORMS, mlp
+from vitrail.orders import Group, checkered
+
+# Far below any score, yet finite: a row without a single allowed key must not become NaN.
+_MASKED = -1e4
+
+
+class _Geometry:
+    """Slots, windows and masks of an h x w latent, padded to whole windows."""
+
+    def __init__(self, height: int, width: int, window: int, device: torch.device) -> None:
+        self.window = window
+        rows = -(-height // window) * window
+        slots = -(-width // window) * window // 2
+        self.size = (rows, slots)
+        row = torch.arange(rows).unsqueeze(1)
+        column = [2 * torch.arange(slots).unsqueeze(0) + (row + phase) % 2 for phase in range(2)]
+        valid = torch.stack([(row < height) & (place < width) for place in column])
+        self.slots = [torch.nonzero(phase.flatten()).flatten().to(device) for phase in valid]
+        self._keys = [self.partition(valid[:, None, ..., None].to(device), shift)[..., 0] for shift in (False, True)]
+        wrapped = (row >= rows - window // 2) * 2 + (torch.arange(slots) >= slots - window // 4)
+        self._regions = self._cut(wrapped[None, None, ..., None].to(device))[..., 0]
+        self._masks: dict[tuple[bool, tuple[int, ...], tuple[int, ...]], Tensor] = {}
+
+    def _cut(self, x: Tensor) -> Tensor:
+        batch, groups, rows, slots, channels = x.shape
+        k = self.window
+        x = x.reshape(batch, groups, rows // k, k, slots // (k // 2), k // 2, channels)
+        return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, groups * k * k // 2, channels)
+
+    def partition(self, x: Tensor, shift: bool) -> Tensor:
+        """Map tokens (B, n, rows, slots, C) to windows (B * windows, n * K * K/2, C)."""
+        return self._cut(x.roll((-(self.window // 2), -(self.window // 4)), (2, 3)) if shift else x)
+
+    def merge(self, x: Tensor, groups: int, shift: bool) -> Tensor:
+        """Invert `partition`."""
+        k = self.window
+        rows, slots = self.size
+        x = x.reshape(-1, rows // k, slots // (k // 2), groups, k, k // 2, x.shape[-1])
+        x = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(-1, groups, rows, slots, x.shape[-1])
+        return x.roll((self.window // 2, self.window // 4), (2, 3)) if shift else x
+
+    def mask(self, shift: bool, queries: Sequence[int], keys: Sequence[int], phases: Sequence[int]) -> Tensor:
+        """Return what is added to scores (windows, 1, queries, keys): 0, or `_MASKED` where a key may not be seen.
+
+        A key is seen from tokens of its own and later groups, from its own side of a shifted window's seam, and
+        never when it is padding. `phases` gives the phase of every token index.
+        """
+        index = (shift, tuple(queries), tuple(keys))
+        if index not in self._masks:
+            device = self._regions.device
+            valid = self._keys[shift].unflatten(0, (2, -1))[[phases[key] for key in keys]]
+            allowed = valid.permute(1, 0, 2)[:, None, None]
+            earlier = torch.tensor(keys, device=device) <= torch.tensor(queries, device=device)[:, None]
+            allowed = allowed & earlier[:, None, :, None]
+            if shift:
+                same = self._regions[:, :, None] == self._regions[:, None, :]
+                allowed = allowed & same[:, None, :, None]
+            allowed = allowed.expand(-1, -1, self.window**2 // 2, -1, -1)
+            mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, _MASKED)
+            self._masks[index] = mask.flatten(3, 4).flatten(1, 2).unsqueeze(1)
+        return self._masks[index]
+
+
+class _Attention(nn.Module):
+    def __init__(self, part: config.EContextformer, shift: bool, relations: int) -> None:
+        super().__init__()
+        self.heads, self.shift = part.heads, shift
+        self.qkv = nn.Linear(part.width, 3 * part.width)
+        self.project = nn.Linear(part.width, part.width)
+        self.bias = nn.Parameter(torch.zeros(relations, part.heads))
+
+    def forward(
+        self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None"
+    ) -> Tensor:
+        """Attend within windows; x (B, n, rows, slots, d), relation (n S, m S), mask (windows, 1, n S, m S)."""
+        qkv = geometry.partition(self.qkv(x), self.shift)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
+        scores = (scores.unflatten(0, (-1, len(mask))) + (bias + mask)).flatten(0, 1)
+        # Soft-max to base 2, divided after the sum over values: the form that integers can compute exactly.
+        weights = torch.exp2(scores - scores.detach().amax(-1, keepdim=True))
+        attended = (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
+        return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    def __init__(self, part: config.EContextformer, shift: bool, relations: int) -> None:
+        super().__init__()
+        self.norm1 = NORMS[part.norm](part.width)
+        self.attention = _Attention(part, shift, relations)
+        self.norm2 = NORMS[part.norm](part.width)
+        self.mlp = mlp([part.width, part.mlp * part.width, part.width], part.activation)
+
+    def forward(
+        self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None"
+    ) -> Tensor:
+        attended: Tensor = self.attention(self.norm1(x), geometry, relation, mask, cache)
+        x = x + attended
+        fed: Tensor = self.mlp(self.norm2(x))
+        return x + fed
+
+
+class _Cache:
+    """Keys and values (windows, heads, tokens, d/heads) of one layer, written group by group into one allocation."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.filled = capacity, 0
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        if self.keys is None or self.values is None:
+            shape = (*k.shape[:2], self.capacity, k.shape[3])
+            self.keys, self.values = k.new_empty(shape), v.new_empty(shape)
+        end = self.filled + k.shape[2]
+        self.keys[:, :, self.filled : end] = k
+        self.values[:, :, self.filled : end] = v
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class EContextformer(ContextModel):
+    """See the module's text. Tokens are numbered in coding order; without SFG token 0 is a start token."""
+
+    def __init__(self, part: config.EContextformer, latents: int, features: int, parameters: int) -> None:
+        super().__init__(checkered(part.order, part.segments), latents, parameters)
+        if part.window % 4 or part.width % part.heads:
+            raise ModelError("the window must be a multiple of 4, the width a multiple of the heads")
+        if part.cache and not part.egr:
+            raise ModelError("keys and values can only be cached when groups are rearranged (egr)")
+        self.part = part
+        groups = self.order.groups
+        sources = list(groups[:-1]) if part.sfg else [Group(-1, 0), *groups[:-1]]
+        targets = groups[1:] if part.sfg else groups
+        self.tokens = range(len(sources))
+        self.segments = [group.segment for group in sources]
+        self.phases = [group.phase for group in sources]
+        relation, relations = _relations(sources, targets, part)
+        self.register_buffer("relation", relation, persistent=False)
+        self.relation: Tensor
+        self.embed = nn.Linear(self.segment_channels, part.width)
+        # The relative bias alone would not tell a token which segment it predicts.
+        self.target = nn.Parameter(0.02 * torch.randn(len(sources), part.width))
+        self.start = nn.Parameter(torch.zeros(part.width if part.sfg else self.segment_channels))
+        self.blocks = nn.ModuleList(_Block(part, bool(layer % 2), relations) for layer in range(part.layers))
+        self.norm = NORMS[part.norm](part.width)
+        self.networks = ParameterNetworks(
+            features + part.width,
+            part.hidden,
+            parameters * self.segment_channels,
+            part.segments,
+            part.shared_parameters,
+            part.activation,
+        )
+        self._geometry: dict[tuple[int, int, torch.device], _Geometry] = {}
+
+    def geometry(self, height: int, width: int, device: torch.device) -> _Geometry:
+        """Return the (remembered) geometry of the last latent size."""
+        index = (height, width, device)
+        if index not in self._geometry:
+            self._geometry = {index: _Geometry(height, width, self.part.window, device)}
+        return self._geometry[index]
+
+    def encode(
+        self,
+        values: Tensor,
+        tokens: Sequence[int],
+        geometry: _Geometry,
+        caches: Sequence[_Cache] | None = None,
+        past: Sequence[int] = (),
+    ) -> Tensor:
+        """Map the segment values (B, n, rows, slots, C) of the given tokens to contexts (B, n, rows, slots, d).
+
+        `past`: the tokens whose keys and values the caches already hold.
+        """
+        keys = [*past, *tokens]
+        area = self.part.window**2 // 2
+        every = self.relation.unflatten(0, (-1, area)).unflatten(2, (-1, area))
+        relation = every[list(tokens)][:, :, keys].flatten(2).flatten(0, 1)
+        masks = [geometry.mask(shift, tokens, keys, self.phases) for shift in (False, True)]
+        x = self.embed(values) + self.target[list(tokens)][:, None, None]
+        for index, block in enumerate(self.blocks):
+            cache = caches[index] if caches is not None else None
+            x = block(x, geometry, relation, masks[index % 2], cache)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+    def place(self, values: Tensor, phase: int, geometry: _Geometry) -> Tensor:
+        """Put a group's values (B, C, n) into slots (B, rows, slots, C); padding is zero."""
+        rows, slots = geometry.size
+        placed = values.new_zeros(len(values), rows * slots, values.shape[1])
+        placed[:, geometry.slots[phase]] = values.transpose(1, 2)
+        return placed.unflatten(1, (rows, slots))
+
+    def predict(self, step: int, context: Tensor | None, features: Tensor, geometry: _Geometry) -> Tensor:
+        """Return the parameters (B, P, C, n) of a group from its contexts (B, rows, slots, d); features (B, n, F)."""
+        group = self.order.groups[step]
+        if context is None:
+            picked = self.start.expand(*features.shape[:2], -1)
+        else:
+            picked = context.flatten(1, 2)[:, geometry.slots[group.phase]]
+        output: Tensor = self.networks(group.segment, features, picked)
+        return output.transpose(1, 2).unflatten(1, (self.outputs, self.segment_channels))
+
+    def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
+        """See `ContextModel`."""
+        batch, _, height, width = symbols.shape
+        geometry = self.geometry(height, width, symbols.device)
+        positions = [phase.to(symbols.device) for phase in self.order.positions(height, width)]
+        first = [] if self.part.sfg else [self.start.expand(batch, *geometry.size, -1)]
+        placed = [
+            self.place(self.take(step, symbols, positions), group.phase, geometry)
+            for step, group in enumerate(self.order.groups[:-1])
+        ]
+        contexts = self.encode(torch.stack(first + placed, 1), self.tokens, geometry)
+        tokens = features.flatten(2).transpose(1, 2)
+        parameters = symbols.new_zeros(batch, self.outputs, self.latents, height * width)
+        lead = len(self.order.groups) - len(self.tokens)
+        for step, group in enumerate(self.order.groups):
+            context = contexts[:, step - lead] if step >= lead else None
+            at = positions[group.phase]
+            predicted = self.predict(step, context, tokens[:, at], geometry)
+            parameters[:, :, self.channels(step), at] = predicted.to(parameters.dtype)
+        return parameters.unflatten(-1, (height, width))
+
+    def walk(self, features: Tensor) -> Walk:
+        """See `ContextModel`."""
+        return _EContextformerWalk(self, features)
+
+
+class _EContextformerWalk(Walk):
+    def __init__(self, model: EContextformer, features: Tensor) -> None:
+        batch, _, height, width = features.shape
+        self.model = model
+        self.geometry = model.geometry(height, width, features.device)
+        self.positions = [phase.to(features.device) for phase in model.order.positions(height, width)]
+        self.features = features.flatten(2).transpose(1, 2)
+        self.values: list[Tensor] = []
+        if not model.part.sfg:
+            self.values.append(model.start.expand(batch, *self.geometry.size, -1))
+        capacity = len(model.tokens) * model.part.window**2 // 2
+        self.caches = [_Cache(capacity) for _ in model.blocks]
+
+    def predict(self, step: int) -> Tensor:
+        at = self.positions[self.model.order.groups[step].phase]
+        context = self._context() if self.values else None
+        return self.model.predict(step, context, self.features[:, at], self.geometry)
+
+    def update(self, step: int, symbols: Tensor) -> None:
+        group = self.model.order.groups[step]
+        if len(self.values) < len(self.model.tokens):
+            self.values.append(self.model.place(symbols.to(self.features.dtype), group.phase, self.geometry))
+
+    def _context(self) -> Tensor:
+        """Run the network on the newest token's group, or on more when an optimisation is off."""
+        part, token = self.model.part, len(self.values) - 1
+        if part.cache:
+            values = self.values[-1].unsqueeze(1)
+            return self.model.encode(values, [token], self.geometry, self.caches, range(token))[:, 0]
+        tokens = list(range(token + 1))
+        if not part.egr:
+            touched = {self.model.segments[index] for index in tokens}
+            tokens += [index for index in self.model.tokens[token + 1 :] if self.model.segments[index] in touched]
+        empty = torch.zeros_like(self.values[-1])
+        values = torch.stack([self.values[index] if index <= token else empty for index in tokens], 1)
+        return self.model.encode(values, tokens, self.geometry)[:, token]
+
+
+def _relations(
+    sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer
+) -> tuple[Tensor, int]:
+    """Return the index (tokens * S, tokens * S) of each (token, key) pair into the bias table, and the table's length."""
+    k = part.window
+    row = torch.arange(k).repeat_interleave(k // 2)
+    slot = torch.arange(k // 2).repeat(k)
+
+    def places(groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
+        segment = torch.tensor([group.segment for group in groups]).repeat_interleave(len(row))
+        phase = torch.tensor([group.phase for group in groups]).repeat_interleave(len(row))
+        rows = row.repeat(len(groups))
+        return segment, rows, 2 * slot.repeat(len(groups)) + (rows + phase) % 2
+
+    differences = [a[:, None] - b[None, :] for a, b in zip(places(targets), places(sources), strict=True)]
+    extents = [2 * part.segments, 2 * k - 1, 2 * k - 1]
+    origins = [part.segments - 1, k - 1, k - 1]
+    index = torch.zeros_like(differences[0])
+    for difference, extent, origin in zip(differences, extents, origins, strict=True):
+        index = index * extent + difference + origin
+    return index, extents[0] * extents[1] * extents[2]

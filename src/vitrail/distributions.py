@@ -1,0 +1,224 @@
+"""Distributions of latent elements: differentiable bits for training, frozen integer tables for coding.
+
+Symbols are integers. A Gaussian with mean m and scale s gives the symbol k the mass of [k - 1/2, k + 1/2]. Scales are
+powers of a fixed ratio and the network gives the exponent, so that coding only has to round it: a table is chosen by
+the rounded exponent and by the fraction of the mean in eighths; its whole part shifts the symbol. The tables are
+integers that travel with the weights and are never computed where a file is read.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitrail import config
+from vitrail.coding import SymbolCoder, Tables
+from vitrail.layers import clamp_through
+
+LEVELS = 64
+SMALLEST, LARGEST = 0.11, 64.0
+FRACTIONS = 8
+TOTAL = 1 << 16
+# Where the network starts, and how fast it moves on the exponent's scale.
+_START, _SPEED = 24.0, 8.0
+_LEAST = 2.0**-20
+
+Integers = NDArray[np.int32]
+
+
+def _log_step() -> float:
+    return float(np.log(LARGEST / SMALLEST) / (LEVELS - 1))
+
+
+def scales(exponent: Tensor) -> Tensor:
+    """Map exponents 0..LEVELS-1 to scales SMALLEST..LARGEST."""
+    return SMALLEST * torch.exp(exponent * _log_step())
+
+
+def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Return the probability of [values - 1/2, values + 1/2] under Gaussians."""
+    distance = (values - mean).abs()
+    factor = 0.5**0.5 / scale
+    # In the left tail, where float32 keeps its precision.
+    return 0.5 * (torch.erfc((distance - 0.5) * factor) - torch.erfc((distance + 0.5) * factor))
+
+
+def frozen_tables() -> tuple[Tensor, Tensor]:
+    """Return integer masses (int32, all tables one after another) and each table's reach (int32).
+
+    Table scale * FRACTIONS + fraction holds the masses of the symbols -reach .. reach + 1, then that of the escape,
+    and sums to about TOTAL.
+    """
+    sigmas = scales(torch.arange(LEVELS, dtype=torch.float64))
+    masses, reaches = [], []
+    for sigma in sigmas:
+        reach = int(torch.ceil(4.5 * sigma)) + 1
+        symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
+        means = torch.arange(FRACTIONS, dtype=torch.float64)[:, None] / FRACTIONS
+        rows = (mass(symbols, means, sigma) * TOTAL).round().clamp(min=1)
+        masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
+        reaches += [reach] * FRACTIONS
+    return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
+
+
+class Distribution(nn.Module, ABC):
+    """`per_element` numbers describe an element; they come as (B, per_element, …)."""
+
+    per_element: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        masses, reach = frozen_tables()
+        self.register_buffer("table_masses", masses)
+        self.register_buffer("table_reach", reach)
+        self.table_masses: Tensor
+        self.table_reach: Tensor
+        self._tables: Tables | None = None
+
+    def tables(self) -> Tables:
+        """Return the coder's form of the frozen tables."""
+        if self._tables is None:
+            reach = self.table_reach.cpu().numpy()
+            self._tables = Tables(self.table_masses.cpu().numpy(), -reach, 2 * reach + 3)
+        return self._tables
+
+    @abstractmethod
+    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
+        """Return the cost in bits (B, …) of values (B, …), which may lie between integers (training)."""
+
+    @abstractmethod
+    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+        """Code n symbols with parameters (per_element, n); a decoder is given None. Returns the symbols."""
+
+
+def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    return mean, clamp_through(exponent * _SPEED + _START, 0.0, LEVELS - 1.0)
+
+
+def _indices(mean: Tensor, exponent: Tensor) -> tuple[Integers, Integers]:
+    """Return the table index and the whole part of the mean."""
+    mean, exponent = _moments(mean, exponent)
+    eighths = (mean * FRACTIONS).round().clamp(-(2**17), 2**17).to(torch.int32)
+    index = exponent.round().to(torch.int32) * FRACTIONS + eighths % FRACTIONS
+    return index.cpu().numpy(), torch.div(eighths, FRACTIONS, rounding_mode="floor").cpu().numpy()
+
+
+class Gaussian(Distribution):
+    """Parameters: mean, scale exponent."""
+
+    per_element = 2
+
+    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
+        """See `Distribution`."""
+        mean, exponent = _moments(*parameters.unbind(1))
+        return -torch.log2(clamp_through(mass(values, mean, scales(exponent)), _LEAST, 1.0))
+
+    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+        """See `Distribution`."""
+        index, whole = _indices(*parameters)
+        return coder.grouped(self.tables(), index, None if symbols is None else symbols - whole) + whole
+
+
+class Mixture(Distribution):
+    """Parameters: a logit, a mean and a scale exponent for each component."""
+
+    _WEIGHT = 256
+    _REACH = 256
+    _CHUNK = 4096
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.per_element = 3 * components
+
+    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
+        """See `Distribution`."""
+        logits, means, exponents = parameters.unflatten(1, (3, -1)).unbind(1)
+        means, exponents = _moments(means, exponents)
+        masses = mass(values.unsqueeze(1), means, scales(exponents))
+        return -torch.log2(clamp_through((logits.softmax(1) * masses).sum(1), _LEAST, 1.0))
+
+    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+        """See `Distribution`."""
+        chunks = [
+            self._code(coder, chunk, None if symbols is None else symbols[start : start + self._CHUNK])
+            for start, chunk in _chunks(parameters, self._CHUNK)
+        ]
+        return np.concatenate([np.zeros(0, np.int32), *chunks])
+
+    def _code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+        tables = self.tables()
+        logits, means, exponents = parameters.unflatten(0, (3, -1)).unbind(0)
+        weights = (logits.softmax(0) * self._WEIGHT).round().to(torch.int64).cpu().numpy()
+        index, whole = _indices(means, exponents)
+        first, escape = whole + tables.first[index], tables.escape[index]
+        low = first.min(0)
+        reach = min(int(((first + escape).max(0) - low).max()), 2 * self._REACH)
+        places = low + np.arange(reach)[:, None]
+        masses = np.ones(places.shape, np.int64)
+        for weight, start, end, row in zip(weights, first, escape, index, strict=True):
+            offset = places - start
+            inside = (offset >= 0) & (offset < end)
+            masses += weight * inside * tables.masses[tables.start[row] + np.where(inside, offset, 0)]
+        rest = np.maximum(weights.sum(0) * TOTAL - masses.sum(0), 1)
+        return coder.rows(np.vstack([masses, rest]).T.astype(np.float32), low.astype(np.int32), symbols)
+
+
+def _chunks(parameters: Tensor, size: int) -> list[tuple[int, Tensor]]:
+    """Cut (…, n) into pieces of at most `size` along the last dimension, each with its start."""
+    return [(start, parameters[..., start : start + size]) for start in range(0, parameters.shape[-1], size)]
+
+
+class Prior(nn.Module):
+    """The fully factorised density of z: a mixture of three logistics for each channel.
+
+    `freeze` turns it into integer tables, which travel with the weights.
+    """
+
+    _REACH = 64
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(channels, 3))
+        self.means = nn.Parameter(torch.tensor([-2.0, 0.0, 2.0]).repeat(channels, 1))
+        self.log_scales = nn.Parameter(torch.zeros(channels, 3))
+        self.register_buffer("table_rows", torch.zeros(channels, 2 * self._REACH + 2, dtype=torch.int32))
+        self.table_rows: Tensor
+
+    def _mass(self, values: Tensor) -> Tensor:
+        """Return the mass of [values - 1/2, values + 1/2]; values (B, N, n)."""
+        values = values.unsqueeze(-1)
+        sharpness = torch.exp(-self.log_scales)[:, None]
+        # The distance from the mean, so that both sigmoids are taken in the tail that float32 resolves.
+        distance = (values - self.means[:, None]).abs()
+        masses = torch.sigmoid((0.5 - distance) * sharpness) - torch.sigmoid((-0.5 - distance) * sharpness)
+        return (masses * self.logits.softmax(-1)[:, None]).sum(-1)
+
+    def bits(self, values: Tensor) -> Tensor:
+        """Return the cost in bits of values (B, N, a, b)."""
+        return -torch.log2(clamp_through(self._mass(values.flatten(2)), _LEAST, 1.0)).view_as(values)
+
+    def freeze(self) -> None:
+        """Compute the integer tables from the density."""
+        symbols = torch.arange(-self._REACH, self._REACH + 1, dtype=torch.float32)
+        with torch.no_grad():
+            masses = self._mass(symbols.to(self.means.device).expand(1, len(self.logits), -1))[0] * TOTAL
+            self.table_rows[:, :-1] = masses.round().clamp(min=1).int()
+            self.table_rows[:, -1] = 1
+
+    def code(self, coder: SymbolCoder, shape: tuple[int, int], symbols: Integers | None) -> Integers:
+        """Code z of one picture: symbols (N * a * b) in (channel, row, column) order, or None."""
+        rows = self.table_rows.cpu().numpy()
+        count = len(rows)
+        tables = Tables(
+            rows.reshape(-1), np.full(count, -self._REACH, np.int32), np.full(count, rows.shape[1], np.int32)
+        )
+        index = np.repeat(np.arange(count, dtype=np.int32), shape[0] * shape[1])
+        return coder.grouped(tables, index, symbols)
+
+
+def build(part: config.Distribution) -> Distribution:
+    """Return the distribution that a config names."""
+    return Mixture(part.components) if isinstance(part, config.Mixture) else Gaussian()

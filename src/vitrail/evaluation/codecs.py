@@ -1,0 +1,119 @@
+"""The codecs that can be measured: Pillow's, and any Vitrail model, behind one small interface."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from vitrail.errors import UsageError
+
+
+class Codec(Protocol):
+    """What `sweep.evaluate` needs of a codec.
+
+    Both methods give, beside the result, the seconds that entropy coding took of the call, or None where the
+    codec cannot tell.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that reports and tables show."""
+
+    @property
+    def qualities(self) -> tuple[int, ...]:
+        """The default sweep, ascending: about 0.1 to 2 bits per pixel on photographs."""
+
+    def encode(self, image: Image.Image, quality: int) -> tuple[bytes, float | None]:
+        """Turn an RGB picture into a whole file."""
+
+    def decode(self, data: bytes) -> tuple[Image.Image, float | None]:
+        """Turn a whole file into an RGB picture."""
+
+
+@dataclass(frozen=True)
+class PillowCodec:
+    """One of Pillow's file formats, named by its name there in lower case; qualities run from 0 to 100."""
+
+    name: str
+    qualities: tuple[int, ...]
+    options: Callable[[int], dict[str, Any]]
+    """Maps a quality to the arguments of `Image.save`."""
+
+    def encode(self, image: Image.Image, quality: int) -> tuple[bytes, None]:
+        """Encode. Raises `UsageError` for a quality out of range."""
+        if not 0 <= quality <= 100:
+            raise UsageError(f"quality {quality} is out of range: {self.name} takes 0 to 100")
+        file = io.BytesIO()
+        image.save(file, self.name.upper(), **self.options(quality))
+        return file.getvalue(), None
+
+    def decode(self, data: bytes) -> tuple[Image.Image, None]:
+        """Decode."""
+        return Image.open(io.BytesIO(data)).convert("RGB"), None
+
+
+def _jpeg(quality: int) -> dict[str, Any]:
+    return {"quality": quality, "progressive": True, "optimize": True, "subsampling": "4:2:0"}
+
+
+def _jpeg2000(quality: int) -> dict[str, Any]:
+    # OpenJPEG aims at a rate or a PSNR and knows no quality. A PSNR is nearer to one: it too spends more bits
+    # on harder pictures. No boxes of .jp2 around the codestream: they would be 1 % of the smallest files.
+    layers = [20 + quality / 4]  # dB
+    return {"quality_mode": "dB", "quality_layers": layers, "irreversible": True, "mct": 1, "no_jp2": True}
+
+
+def _webp(quality: int) -> dict[str, Any]:
+    return {"quality": quality, "method": 6}
+
+
+def _avif(quality: int) -> dict[str, Any]:
+    # With several threads or tiles, the encoder's files grow, and differ from machine to machine.
+    return {"quality": quality, "speed": 6, "subsampling": "4:4:4", "max_threads": 1, "autotiling": False}
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        PillowCodec("jpeg", (5, 10, 20, 30, 45, 60, 75, 85), _jpeg),
+        PillowCodec("jpeg2000", (20, 28, 36, 44, 52, 60, 68, 76), _jpeg2000),
+        PillowCodec("webp", (0, 5, 15, 30, 50, 70, 80, 88), _webp),
+        PillowCodec("avif", (10, 20, 30, 40, 50, 60, 70, 80), _avif),
+    )
+}
+"""Pillow's lossy codecs, set for few bytes at a bearable time."""
+
+
+class VitrailCodec:
+    """A Vitrail model, loaded once; qualities run from 1 to 100."""
+
+    qualities = (1, 10, 25, 40, 55, 70, 85, 100)
+
+    def __init__(self, model: str) -> None:
+        """Load a model by its name or path. Raises `ModelError` where there is none."""
+        import vitrail
+
+        self.name = model
+        self._model = vitrail.load_model(model)
+
+    def encode(self, image: Image.Image, quality: int) -> tuple[bytes, float | None]:
+        """Encode, reading the picture included. Raises `UsageError` for a quality out of range."""
+        import vitrail.codec
+        import vitrail.picture
+
+        encoded = vitrail.codec.encode(vitrail.picture.read(image), self._model, quality)
+        return encoded.data, encoded.coder_seconds
+
+    def decode(self, data: bytes) -> tuple[Image.Image, float | None]:
+        """Decode."""
+        import vitrail.codec
+
+        decoded = vitrail.codec.decode(data, self._model)
+        return decoded.image, decoded.coder_seconds
+
+
+def codec(name: str) -> Codec:
+    """Give one of `PEERS`, or a Vitrail model by its name or path. Raises `ModelError` if it is neither."""
+    return PEERS.get(name) or VitrailCodec(name)

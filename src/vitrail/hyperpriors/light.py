@@ -1,0 +1,39 @@
+"""A small hyperprior of layers that have an exact integer form: 3x3 convolutions, 2x2 patches, ReLU."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from vitrail import config
+from vitrail.layers import ResidualBlock
+
+
+class LightHyperprior(nn.Module):
+    """See the module's text."""
+
+    def __init__(self, part: config.LightHyperprior, latents: int) -> None:
+        super().__init__()
+        self.channels, self.features = part.width, part.features
+        n = part.width
+        self.encoder = nn.Sequential(
+            nn.Conv2d(latents, n, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(n, n, 2, 2),
+            ResidualBlock(n),
+            nn.Conv2d(n, n, 2, 2),
+        )
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(n, n, 2, 2),
+            ResidualBlock(n),
+            nn.ConvTranspose2d(n, n, 2, 2),
+            nn.ReLU(),
+            nn.Conv2d(n, part.features, 3, padding=1),
+        )
+
+    def analysis(self, y: Tensor) -> Tensor:
+        """Map y (B, M, 4a, 4b) to z (B, N, a, b)."""
+        return cast(Tensor, self.encoder(y))
+
+    def synthesis(self, z_hat: Tensor) -> Tensor:
+        """Map z_hat (B, N, a, b) to features (B, F, 4a, 4b)."""
+        return cast(Tensor, self.decoder(z_hat))

@@ -1,0 +1,223 @@
+"""A model: parts composed, and the one traversal that encodes, decodes and estimates.
+
+    x --analysis--> y * gain --hyper-analysis--> z --round--> z_hat --hyper-synthesis--> features
+    symbols = round(y * gain - mean)          the mean is the first M features: known before the first group
+    for group in order:                       the coder writes the symbols, or reads them, or counts their bits
+        parameters = walk.predict(group)
+        symbols[group] = distribution.code(coder, parameters, symbols[group])
+        walk.update(group, symbols[group])
+    y_hat = (symbols + mean) / gain --synthesis--> x_hat
+
+What is rounded is the residual to the hyperprior's mean, never to the context's: so the symbols are known before the
+context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
+"""
+
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitrail import contexts, distributions, hyperpriors, rate, transforms
+from vitrail.coding import RangeDecoder, RangeEncoder, SymbolCoder
+from vitrail.coding.coders import LIMIT
+from vitrail.config import ModelConfig
+from vitrail.errors import UsageError
+from vitrail.layers import round_through
+
+STRIDE = 16
+HYPER_STRIDE = 4
+
+
+class Likelihoods(NamedTuple):
+    """Probabilities of the elements of y (B, M, h, w) and z (B, N, a, b)."""
+
+    y: Tensor
+    z: Tensor
+
+
+class Output(NamedTuple):
+    """x_hat (B, 3, H, W), and the bits of every element of y and z."""
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+    @property
+    def likelihoods(self) -> Likelihoods:
+        """Probabilities in place of bits, as the field's evaluation code expects."""
+        return Likelihoods(torch.exp2(-self.y_bits), torch.exp2(-self.z_bits))
+
+
+class Latents(NamedTuple):
+    """Integers of one picture: y (M, h, w) and z (N, a, b), int32."""
+
+    y: np.ndarray[Any, np.dtype[np.int32]]
+    z: np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Compressed(TypedDict):
+    """What `Model.compress` returns, in the field's usual shape."""
+
+    strings: list[bytes]
+    shape: tuple[int, int]
+    quality: int
+
+
+class Model(nn.Module):
+    """A learned image codec built from a config. Freshly built it is untrained; `load` gives shipped weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        m = config.latents
+        self.transform = transforms.build(config.transform, m)
+        self.hyperprior = hyperpriors.build(config.hyperprior, m)
+        features = int(self.hyperprior.features)  # type: ignore[arg-type]
+        self.distribution = distributions.build(config.distribution)
+        self.context = contexts.build(config.context, m, features, self.distribution.per_element)
+        self.prior = distributions.Prior(int(self.hyperprior.channels))  # type: ignore[arg-type]
+        self.log_gain = rate.QualityTable(m)
+        self.log_inverse_gain = rate.QualityTable(m)
+        self.condition = rate.QualityTable(features)
+        # At high rates the best step falls with the square root of lambda: ln 2 lambda 255^2 step^2 = 18.
+        steps = (18 / (np.log(2) * 255**2 * self.lambdas(torch.linspace(1, 100, rate.KNOTS)))) ** 0.5
+        with torch.no_grad():
+            self.log_gain.table.copy_(-steps.log()[:, None])
+            self.log_inverse_gain.table.copy_(steps.log()[:, None])
+
+    def lambdas(self, quality: Tensor) -> Tensor:
+        """Return the Lagrangian multipliers of qualities 1..100 (see `rate`)."""
+        low, high = self.config.lambdas
+        ratio: Tensor = (high / low) ** rate.position(quality)
+        return low * ratio
+
+    # -- the two halves of the way -------------------------------------------------------------------------------
+
+    def _analyse(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (B, 3, H, W), any size, to scaled y (B, M, h, w) and z (B, N, a, b), not rounded."""
+        y = self.transform.analysis(_pad(x, STRIDE), quality) * self.log_gain(quality).exp()
+        return y, self.hyperprior.analysis(_pad(y, HYPER_STRIDE))
+
+    def features(self, z_hat: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map z_hat (B, N, a, b) to features (B, F, h, w); the first M are the mean of y."""
+        features: Tensor = self.hyperprior.synthesis(z_hat)
+        return (features + self.condition(quality))[:, :, : size[0], : size[1]]
+
+    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        x_hat: Tensor = self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
+        return x_hat
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, quality: Tensor | float = 50) -> Output:
+        """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
+
+        In training mode bits are those of values with uniform noise; otherwise those of the rounded values, up to
+        the tables' precision what a file takes. The reconstruction always comes from rounded values.
+        """
+        quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
+        y, z = self._analyse(x, quality)
+        z_hat = round_through(z)
+        features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
+        mean = features[:, : self.config.latents]
+        residual = y - mean
+        symbols = round_through(residual)
+        parameters = self.context(symbols, features).float()
+        y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters)
+        z_bits = self.prior.bits(self._noisy(z, z_hat))
+        x_hat = self._synthesise(symbols + mean, quality)
+        return Output(x_hat[:, :, : x.shape[2], : x.shape[3]], y_bits, z_bits)
+
+    def _noisy(self, values: Tensor, rounded: Tensor) -> Tensor:
+        if not self.training:
+            return rounded.float()
+        return values.float() + torch.rand_like(values, dtype=torch.float32) - 0.5
+
+    # -- coding --------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """Compute the integer tables that depend on trained parameters; do so once, after training."""
+        self.prior.freeze()
+
+    @torch.no_grad()
+    def latents(self, x: Tensor, quality: int) -> Latents:
+        """Return the integers that a file of x (1, 3, H, W) at this quality holds."""
+        at = _quality(quality, x)
+        y, z = self._analyse(x, at)
+        z_hat = z.round().clamp(-LIMIT, LIMIT)
+        mean = self.features(z_hat, at, (y.shape[2], y.shape[3]))[:, : self.config.latents]
+        return Latents(_integers(y - mean), _integers(z_hat))
+
+    @torch.no_grad()
+    def traverse(
+        self, coder: SymbolCoder, size: tuple[int, int], quality: int, latents: Latents | None = None
+    ) -> Latents:
+        """Walk through z and all groups of y with a coder: an encoder is given the latents, a decoder None.
+
+        `size` is that of the picture in pixels. Returns the latents.
+        """
+        h, w = -(-size[0] // STRIDE), -(-size[1] // STRIDE)
+        a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
+        z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
+        device = self.log_gain.table.device
+        z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
+        walk = self.context.walk(self.features(z_hat, _quality(quality, z_hat), (h, w)))
+        positions = self.context.order.positions(h, w)
+        y = np.zeros((self.config.latents, h * w), np.int32)
+        given = None if latents is None else latents.y.reshape(y.shape)
+        for step, group in enumerate(self.context.order.groups):
+            parameters = walk.predict(step)[0].float()
+            channels, at = self.context.channels(step), positions[group.phase].numpy()
+            symbols = None if given is None else given[channels, at].reshape(-1)
+            coded = self.distribution.code(coder, parameters.flatten(1), symbols).reshape(-1, len(at))
+            y[channels, at] = coded
+            walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
+        return Latents(y.reshape(-1, h, w), z)
+
+    @torch.no_grad()
+    def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
+        """Return the picture (1, 3, H, W), float, of decoded latents."""
+        device = self.log_gain.table.device
+        y = torch.from_numpy(latents.y).to(device).float().unsqueeze(0)
+        z_hat = torch.from_numpy(latents.z).to(device).float().unsqueeze(0)
+        at = _quality(quality, y)
+        mean = self.features(z_hat, at, (y.shape[2], y.shape[3]))[:, : self.config.latents]
+        return self._synthesise(y + mean, at)[:, :, : size[0], : size[1]]
+
+    # -- the field's usual methods -------------------------------------------------------------------------------
+
+    def compress(self, x: Tensor, quality: int = 50) -> Compressed:
+        """Compress pictures x (B, 3, H, W) in 0..1 to one string each; no container, no checksum."""
+        strings = []
+        size = (x.shape[2], x.shape[3])
+        for picture in x.split(1):
+            encoder = RangeEncoder()
+            self.traverse(encoder, size, quality, self.latents(picture, quality))
+            strings.append(encoder.finish())
+        return {"strings": strings, "shape": size, "quality": quality}
+
+    def decompress(self, strings: list[bytes], shape: tuple[int, int], quality: int = 50) -> dict[str, Tensor]:
+        """Invert `compress`: {"x_hat": (B, 3, H, W) in 0..1}."""
+        pictures = [
+            self.reconstruct(self.traverse(RangeDecoder(string), shape, quality), shape, quality)
+            for string in strings
+        ]
+        return {"x_hat": torch.cat(pictures).clamp(0, 1)}
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column up to a multiple of `multiple`."""
+    height, width = -x.shape[2] % multiple, -x.shape[3] % multiple
+    return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
+
+
+def _integers(x: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return x[0].round().clamp(-LIMIT, LIMIT).to(torch.int32).cpu().numpy()
+
+
+def _quality(quality: int, like: Tensor) -> Tensor:
+    if quality not in rate.QUALITIES:
+        raise UsageError(f"quality is {quality}; give a whole number from 1 to 100")
+    return torch.full((1,), float(quality), device=like.device)

@@ -1,0 +1,62 @@
+"""Coding orders as data: which elements of the latent are coded together, and after which others.
+
+An element belongs to a channel segment (contiguous channels) and a phase (a class of positions). A group is one
+segment at the positions of one phase; its elements are coded at once, given all earlier groups.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitrail.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Group:
+    """One step: the channels of `segment` at the positions of `phase`."""
+
+    segment: int
+    phase: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Groups in the sequence in which they are coded; `phases` is 1 (all positions) or 2 (checkerboard)."""
+
+    segments: int
+    phases: int
+    groups: tuple[Group, ...]
+
+    def positions(self, height: int, width: int) -> list[Tensor]:
+        """Return for every phase the row-major indices (int64) of its positions in a height x width map.
+
+        On a checkerboard phase 0 holds the positions whose row + column is even (eContextformer, section III-B).
+        """
+        rows = torch.arange(height).unsqueeze(1)
+        columns = torch.arange(width).unsqueeze(0)
+        phase = ((rows + columns) % self.phases).flatten()
+        return [torch.nonzero(phase == index).flatten() for index in range(self.phases)]
+
+
+def sfo(segments: int) -> Order:
+    """Spatial first: both phases of a segment, then the next segment."""
+    return Order(segments, 2, tuple(Group(s, p) for s in range(segments) for p in range(2)))
+
+
+def cfo(segments: int) -> Order:
+    """Channel first: all segments at one phase, then all at the other."""
+    return Order(segments, 2, tuple(Group(s, p) for p in range(2) for s in range(segments)))
+
+
+def whole() -> Order:
+    """Everything in one group."""
+    return Order(1, 1, (Group(0, 0),))
+
+
+def checkered(name: str, segments: int) -> Order:
+    """Return the order called `sfo` or `cfo`. Raises `ModelError` for another name."""
+    orders = {"sfo": sfo, "cfo": cfo}
+    if name not in orders:
+        raise ModelError(f"no coding order is called {name!r}; there are {', '.join(orders)}")
+    return orders[name](segments)

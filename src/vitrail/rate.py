@@ -1,0 +1,34 @@
+"""Rate control: one set of weights for all qualities.
+
+Quality runs from 1 to 100 and stands for a Lagrangian multiplier, log-spaced between the config's two `lambdas`; the
+loss is bits per pixel + lambda * 255^2 * MSE. Tables over the quality scale, interpolated between knots, scale the
+latents (after the gain units of Cui et al., CVPR 2021) and hidden features.
+"""
+
+import torch
+from torch import Tensor, nn
+
+KNOTS = 8
+QUALITIES = range(1, 101)
+
+
+def position(quality: Tensor) -> Tensor:
+    """Map qualities 1..100 to positions 0..1 on the scale."""
+    return (quality - 1) / 99
+
+
+class QualityTable(nn.Module):
+    """One learned value a channel at each of `KNOTS` points of the quality scale, linear in between."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(KNOTS, channels))
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """Map qualities (B,) in 1..100 to values (B, C, 1, 1)."""
+        place = position(quality.to(self.table.dtype)) * (KNOTS - 1)
+        left = place.floor().clamp(0, KNOTS - 2)
+        fraction = (place - left).unsqueeze(1)
+        index = left.long()
+        values = torch.lerp(self.table[index], self.table[index + 1], fraction)
+        return values[:, :, None, None]

@@ -1,0 +1,1 @@
+"""Training: photographs to weights in one command. Nothing outside `cli` imports this package."""

@@ -1,0 +1,74 @@
+"""Muon for matrices and convolutions, AdamW for the rest.
+
+Muon (K. Jordan et al., 2024) makes each update's singular values equal. PyTorch's own takes matrices alone, so a
+convolution is handed to it as the matrix outputs x (inputs * kernel).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.model import Model
+from vitrail.transforms.light import LightTransform
+
+
+class MatrixMuon(torch.optim.Muon):
+    """`torch.optim.Muon` on weights of two or more dimensions, each seen as a matrix."""
+
+    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
+        self.weights = weights
+        self.views = [nn.Parameter(_matrix(weight.data)) for weight in weights]
+        super().__init__(self.views, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update the weights from their gradients."""
+        for weight, view in zip(self.weights, self.views, strict=True):
+            view.data = _matrix(weight.data)
+            view.grad = None if weight.grad is None else _matrix(weight.grad)
+        return super().step(closure)  # type: ignore[no-any-return]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for weight in self.weights:
+            weight.grad = None
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    # In channels-last order, that of the memory: a weight's matrix shares its storage.
+    return tensor.permute(0, 2, 3, 1).flatten(1) if tensor.dim() == 4 else tensor
+
+
+def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
+    """Return the optimizers for a model, with their base learning rates.
+
+    Linear transform paths, which start as principal components, learn at a tenth of AdamW's rate; tables over the
+    quality scale at twice it.
+    """
+    matrices, slow, fast, rest = [], [], [], []
+    for name, parameter in model.named_parameters():
+        if isinstance(model.transform, LightTransform) and name.startswith("transform.linear"):
+            slow.append(parameter)
+        elif name.endswith(".table"):
+            fast.append(parameter)
+        elif name.endswith(".weight") and parameter.dim() >= 2:
+            matrices.append(parameter)
+        else:
+            rest.append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": slow, "lr": adamw / 10},
+        {"params": fast, "lr": adamw * 2},
+        {"params": rest, "lr": adamw},
+    ]
+    return [
+        MatrixMuon(matrices, muon),
+        torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.99), weight_decay=0.0),
+    ]
+
+
+def rates(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Yield every parameter group with its base learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            yield group, group.setdefault("base_lr", group["lr"])

@@ -1,0 +1,104 @@
+"""The data store: photographs decoded once into one memory-mapped file of uint8 samples.
+
+A store is a folder with `pixels.bin`, all pictures as (height, width, 3) one after another, and `index.json`, their
+sizes and names.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from vitrail.errors import UsageError
+
+SMALLEST_SIDE = 256
+
+
+def build(source: Path, store: Path) -> None:
+    """Decode the photographs of a folder, and of the tar archives in it, into a store.
+
+    Pictures whose smaller side is under `SMALLEST_SIDE` are left out. Raises `UsageError` when nothing is left.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    index: list[dict[str, object]] = []
+    with open(store / "pixels.part", "wb") as pixels:
+        for name, data in tqdm(_files(source), desc="decoding photographs", unit=" files"):
+            try:
+                picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            except (UnidentifiedImageError, OSError):
+                continue
+            if min(picture.shape[:2]) >= SMALLEST_SIDE:
+                pixels.write(picture.tobytes())
+                index.append({"name": name, "size": picture.shape[:2]})
+    if not index:
+        raise UsageError(f"{source} holds no photograph with sides of at least {SMALLEST_SIDE} pixels")
+    os.replace(store / "pixels.part", store / "pixels.bin")
+    (store / "index.part").write_text(json.dumps(index))
+    # The index comes last: a store with an index is whole.
+    os.replace(store / "index.part", store / "index.json")
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(source.rglob("*")):
+        if path.suffix == ".tar":
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    if (file := archive.extractfile(member)) is not None:
+                        yield f"{path.name}/{member.name}", file.read()
+        elif path.is_file():
+            yield str(path.relative_to(source)), path.read_bytes()
+
+
+class Store:
+    """Random crops of a store's pictures, made on the device that holds the samples."""
+
+    def __init__(self, store: Path, device: torch.device, seed: int) -> None:
+        index = json.loads((store / "index.json").read_text())
+        samples = torch.from_numpy(np.memmap(store / "pixels.bin", np.uint8, "c"))
+        self.samples = samples.to(device)
+        self.sizes = [tuple(entry["size"]) for entry in index]
+        lengths = np.array([3 * height * width for height, width in self.sizes])
+        self.starts = np.cumsum(lengths) - lengths
+        self.weights = lengths / lengths.sum()
+        self.random = np.random.default_rng(seed)
+
+    def picture(self, index: int) -> Tensor:
+        """Return a picture (H, W, 3) uint8."""
+        height, width = self.sizes[index]
+        start = int(self.starts[index])
+        return self.samples[start : start + 3 * height * width].view(height, width, 3)
+
+    def batch(self, count: int, crop: int) -> Tensor:
+        """Return crops (count, 3, crop, crop) in 0..1, pictures drawn by area, flipped at random.
+
+        Half of them, where the picture is large enough, are scaled down by up to 2: this varies the content's scale
+        and removes what an earlier lossy format left.
+        """
+        return torch.stack([self._crop(crop) for _ in range(count)]).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def _crop(self, crop: int) -> Tensor:
+        index = int(self.random.choice(len(self.sizes), p=self.weights))
+        height, width = self.sizes[index]
+        most = min(2.0, height / crop, width / crop)
+        factor = self.random.uniform(1, most) if most > 1 and self.random.random() < 0.5 else 1.0
+        side = min(round(crop * factor), height, width)
+        top = int(self.random.integers(height - side + 1))
+        left = int(self.random.integers(width - side + 1))
+        pixels = self.picture(index)[top : top + side, left : left + side].permute(2, 0, 1).float() / 255
+        if side != crop:
+            pixels = functional.interpolate(
+                pixels[None], (crop, crop), mode="bicubic", antialias=True, align_corners=False
+            )[0].clamp(0, 1)
+        flips = [axis for axis in (1, 2) if self.random.random() < 0.5 and (axis == 2 or self.random.random() < 0.2)]
+        return pixels.flip(flips)

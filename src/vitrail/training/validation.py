@@ -1,0 +1,67 @@
+"""Validation points during training: estimated rates and PSNR of whole pictures, at a few qualities."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrail.errors import UsageError
+from vitrail.model import Model
+from vitrail.training.loss import rate_distortion
+
+QUALITIES = (5, 25, 50, 75, 95)
+_SIDE = 384
+_PICTURES = 12
+
+
+class Point(NamedTuple):
+    """Means over the pictures: bits per pixel (estimated), PSNR in dB, and the loss of training."""
+
+    quality: int
+    bpp: float
+    psnr: float
+    loss: float
+
+
+def pictures(folder: Path) -> list[Tensor]:
+    """Return the 384 x 384 centres (1, 3, 384, 384) in 0..1 of the first twelve pictures of a folder."""
+    suffixes = Image.registered_extensions()
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)[:_PICTURES]
+    if not files:
+        raise UsageError(f"{folder} holds no pictures to validate on")
+    centres = []
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        left, top = max(0, (image.width - _SIDE) // 2), max(0, (image.height - _SIDE) // 2)
+        pixels = np.array(image.crop((left, top, min(image.width, left + _SIDE), min(image.height, top + _SIDE))))
+        centres.append(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255)
+    return centres
+
+
+@torch.no_grad()
+def measure(model: Model, centres: list[Tensor], sheet: Path) -> list[Point]:
+    """Return a point for each of `QUALITIES`, and write the first picture at all of them, side by side, to `sheet`."""
+    training = model.training
+    model.eval()
+    device = model.log_gain.table.device
+    points, shown = [], []
+    for quality in QUALITIES:
+        values = []
+        for x in centres:
+            with torch.autocast(device.type, torch.bfloat16):
+                output = model(x.to(device), float(quality))
+            pixels = x.shape[2] * x.shape[3]
+            bpp = float(output.y_bits.sum() + output.z_bits.sum()) / pixels
+            decoded = (output.x_hat.float().clamp(0, 1) * 255).round().cpu()
+            mse = float((decoded / 255 - x).square().mean())
+            values.append((bpp, -10 * math.log10(mse), float(rate_distortion(model, torch.tensor(quality), bpp, mse))))
+            if x is centres[0]:
+                shown.append(decoded[0].byte().permute(1, 2, 0).numpy())
+        points.append(Point(quality, *np.mean(values, 0).tolist()))
+    Image.fromarray(np.concatenate(shown, 1)).save(sheet)
+    model.train(training)
+    return points

@@ -1,0 +1,90 @@
+"""Light transforms: a linear 16x16 block transform with a residual network beside it, each way.
+
+The linear paths start as the principal components of photographs (training fits them), so that the networks only
+learn what a fixed transform misses. All convolutions are dense 3x3, or patches without overlap: what a CPU runs at
+full speed. Hidden features are scaled by quality, since one network serves all rates.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vitrail import config
+from vitrail.layers import ResidualBlock
+from vitrail.rate import QualityTable
+
+PATCH = 16
+
+
+class _Stages(nn.Module):
+    """Stages of residual blocks with a change of scale before each, features scaled by quality in between."""
+
+    def __init__(self, steps: list[nn.Module], widths: list[int], blocks: list[int]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+        self.scales = nn.ModuleList(QualityTable(width) for width in widths)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
+            for width, count in zip(widths, blocks, strict=True)
+        )
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        for step, scale, blocks in zip(self.steps, self.scales, self.blocks, strict=True):
+            x = blocks(torch.relu(step(x)) * scale(quality).exp())
+        return x
+
+
+class LightTransform(nn.Module):
+    """See the module's text; widths are those at 1/4 and 1/8, at 1/16 there are M channels."""
+
+    def __init__(self, part: config.LightTransform, latents: int) -> None:
+        super().__init__()
+        quarter, eighth = part.widths
+        self.linear_analysis = nn.Conv2d(3, latents, PATCH, PATCH)
+        self.linear_synthesis = nn.ConvTranspose2d(latents, 3, PATCH, PATCH)
+        self.analysis_stages = _Stages(
+            [
+                nn.Conv2d(3, quarter, 4, 4),
+                nn.Conv2d(quarter, eighth, 2, 2),
+                nn.Conv2d(eighth, latents, 2, 2),
+            ],
+            [quarter, eighth, latents],
+            list(part.blocks),
+        )
+        self.analysis_head = nn.Conv2d(latents, latents, 1)
+        self.synthesis_stages = _Stages(
+            [
+                nn.Conv2d(latents, latents, 1),
+                nn.ConvTranspose2d(latents, eighth, 2, 2),
+                nn.ConvTranspose2d(eighth, quarter, 2, 2),
+            ],
+            [latents, eighth, quarter],
+            list(part.blocks[::-1]),
+        )
+        self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
+        for head in (self.analysis_head, self.synthesis_head):
+            nn.init.zeros_(head.weight)
+
+    def fit_linear(self, patches: Tensor) -> None:
+        """Set the linear paths to the principal components of patches (N, 3, 16, 16) with values in 0..1."""
+        flat = patches.flatten(1).double() - 0.5
+        _, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+        latents = self.linear_analysis.out_channels
+        basis = vectors[:, -latents:].flip(1).T.reshape(latents, 3, PATCH, PATCH)
+        with torch.no_grad():
+            for layer in (self.linear_analysis, self.linear_synthesis):
+                layer.weight.copy_(basis)
+                assert layer.bias is not None
+                layer.bias.zero_()
+
+    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+        """Map x (B, 3, H, W) to y (B, M, H/16, W/16)."""
+        x = x - 0.5
+        y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
+        linear: Tensor = self.linear_analysis(x)
+        return linear + y
+
+    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """Map y_hat (B, M, H/16, W/16) to x_hat (B, 3, H, W)."""
+        x = nn.functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
+        linear: Tensor = self.linear_synthesis(y_hat)
+        return linear + x + 0.5
