@@ -79,9 +79,7 @@ def test_every_mode_of_pillow_is_read(mode):
 
 @pytest.mark.parametrize("mode", ["La", "RGBa"])
 def test_premultiplied_alpha_is_undone(mode):
-    picture = read(
-        Image.new(mode.upper(), (1, 1), (200, 50) if mode == "La" else (200, 200, 200, 50)).convert(mode)
-    )
+    picture = read(Image.new(mode.upper(), (1, 1), (200, 50) if mode == "La" else (200, 200, 200, 50)).convert(mode))
     assert abs(int(picture.pixels[0, 0, 0]) - 200) <= 3
     assert picture.alpha[0, 0] == 50
 

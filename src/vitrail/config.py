@@ -138,9 +138,7 @@ class ModelConfig:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             is_part = dataclasses.is_dataclass(value)
-            values[item.name] = (
-                {"kind": type(value).__name__, **dataclasses.asdict(value)} if is_part else value
-            )
+            values[item.name] = {"kind": type(value).__name__, **dataclasses.asdict(value)} if is_part else value
         return json.dumps(values)
 
     @staticmethod

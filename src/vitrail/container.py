@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import FormatError, UsageError
+from vitrail.errors import FormatError, UsageError
 
 MAGIC = b"\x89VTL"
 VERSION = 1
@@ -130,9 +130,7 @@ def read(data: bytes) -> VtlFile:
     if not data.startswith(MAGIC):
         raise FormatError("not a .vtl file")
     if len(data) > len(MAGIC) and data[len(MAGIC)] > VERSION:
-        raise FormatError(
-            f"written by a newer Vitrail (format {data[len(MAGIC)]}); update Vitrail to read it"
-        )
+        raise FormatError(f"written by a newer Vitrail (format {data[len(MAGIC)]}); update Vitrail to read it")
     end = len(data) - _U32.size
     if end < _HEADER.size or zlib.crc32(memoryview(data)[:end]) != _U32.unpack_from(data, end)[0]:
         raise FormatError("the .vtl file is damaged or truncated; fetch or write it again")
@@ -184,9 +182,7 @@ def _read_chunks(data: bytes, end: int) -> dict[str, bytes]:
         if length > end - at:
             raise FormatError(f"chunk {name} of the .vtl file says {length} bytes, but {end - at} are left")
         if name not in known and name[0].isupper():
-            raise FormatError(
-                f"the .vtl file needs its chunk {name}, unknown here; update Vitrail to read it"
-            )
+            raise FormatError(f"the .vtl file needs its chunk {name}, unknown here; update Vitrail to read it")
         if name in chunks:
             raise FormatError(f"the .vtl file has two chunks {name}, but one is allowed")
         if not chunks and name != "LATS":

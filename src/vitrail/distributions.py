@@ -182,8 +182,8 @@ class Prior(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(channels, 3))
-        self.means = nn.Parameter(torch.tensor([-2.0, 0.0, 2.0]).repeat(channels, 1))
-        self.log_scales = nn.Parameter(torch.zeros(channels, 3))
+        self.means = nn.Parameter(torch.tensor([-1.0, 0.0, 1.0]).repeat(channels, 1))
+        self.log_scales = nn.Parameter(torch.full((channels, 3), -1.0))
         self.register_buffer("table_rows", torch.zeros(channels, 2 * self._REACH + 2, dtype=torch.int32))
         self.table_rows: Tensor
 

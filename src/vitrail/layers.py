@@ -1,6 +1,7 @@
 """Layers that several parts share."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class ResidualBlock(nn.Module):
 def mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
     """Return linear layers of the given widths, input and output included, with the activation between."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [ACTIVATIONS[activation](), nn.Linear(inputs, outputs)]
     return nn.Sequential(*layers[1:])
 
@@ -63,9 +64,7 @@ class _ClampThrough(torch.autograd.Function):
         return x.clamp(low, high)
 
     @staticmethod
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
-    ) -> tuple[Tensor, None, None]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         (gradient,) = gradients
         # A step goes against the gradient: only steps that lead further out are stopped.
@@ -75,9 +74,9 @@ class _ClampThrough(torch.autograd.Function):
 
 def round_through(x: Tensor) -> Tensor:
     """Round; the gradient passes unchanged."""
-    return _RoundThrough.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _RoundThrough.apply(x)
 
 
 def clamp_through(x: Tensor, low: float, high: float) -> Tensor:
     """Clamp to [low, high]; outside, the gradient passes where it leads back inside."""
-    return _ClampThrough.apply(x, low, high)  # type: ignore[no-any-return, no-untyped-call]
+    return _ClampThrough.apply(x, low, high)

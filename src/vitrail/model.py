@@ -71,13 +71,14 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.identity: bytes | None = None  # of the weights file that it was loaded from
         m = config.latents
         self.transform = transforms.build(config.transform, m)
         self.hyperprior = hyperpriors.build(config.hyperprior, m)
-        features = int(self.hyperprior.features)  # type: ignore[arg-type]
+        features = self.hyperprior.features
         self.distribution = distributions.build(config.distribution)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element)
-        self.prior = distributions.Prior(int(self.hyperprior.channels))  # type: ignore[arg-type]
+        self.prior = distributions.Prior(self.hyperprior.channels)
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
         self.condition = rate.QualityTable(features)
@@ -102,12 +103,10 @@ class Model(nn.Module):
 
     def features(self, z_hat: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
         """Map z_hat (B, N, a, b) to features (B, F, h, w); the first M are the mean of y."""
-        features: Tensor = self.hyperprior.synthesis(z_hat)
-        return (features + self.condition(quality))[:, :, : size[0], : size[1]]
+        return (self.hyperprior.synthesis(z_hat) + self.condition(quality))[:, :, : size[0], : size[1]]
 
     def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        x_hat: Tensor = self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
-        return x_hat
+        return self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -201,8 +200,7 @@ class Model(nn.Module):
     def decompress(self, strings: list[bytes], shape: tuple[int, int], quality: int = 50) -> dict[str, Tensor]:
         """Invert `compress`: {"x_hat": (B, 3, H, W) in 0..1}."""
         pictures = [
-            self.reconstruct(self.traverse(RangeDecoder(string), shape, quality), shape, quality)
-            for string in strings
+            self.reconstruct(self.traverse(RangeDecoder(string), shape, quality), shape, quality) for string in strings
         ]
         return {"x_hat": torch.cat(pictures).clamp(0, 1)}
 

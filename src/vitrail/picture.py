@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from .container import MAX_PIXELS, size_fault
-from .errors import PictureError
+from vitrail.container import MAX_PIXELS, size_fault
+from vitrail.errors import PictureError
 
 Pixels = npt.NDArray[np.uint8]
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels
@@ -149,9 +149,7 @@ def save(image: Image.Image, target: str | os.PathLike[str] | BinaryIO, format: 
     try:
         image.save(buffer, name, **options, **_metadata(image, name))
     except Exception as error:  # nothing is written to disk yet: it is the format that refuses
-        raise PictureError(
-            f"{name} cannot hold this picture: {_first_line(error)}; save it as PNG"
-        ) from error
+        raise PictureError(f"{name} cannot hold this picture: {_first_line(error)}; save it as PNG") from error
     if path is not None:
         write_file(path, buffer.getvalue())
     elif not isinstance(target, str | os.PathLike):

@@ -47,16 +47,14 @@ def _whole_numbers(_: click.Context, __: click.Parameter, value: str | None) -> 
     type=click.Path(),
     help="Print the BD-rate against a curve: FILE.json of an earlier report, or FILE.json:NAME. Repeatable.",
 )
-def eval_(
-    folder: Path, model: str, quality: list[int] | None, json: Path | None, against: tuple[str, ...]
-) -> None:
+def eval_(folder: Path, model: str, quality: list[int] | None, json: Path | None, against: tuple[str, ...]) -> None:
     """Measure a codec on the pictures of DIR: bits, PSNR, MS-SSIM, seconds.
 
     Every picture is coded at every quality, and the real files are counted. The table gives means over the
     pictures, and medians of the seconds.
     """
     try:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         from vitrail.evaluation.bdrate import Curve, bd_rate, load_curve
         from vitrail.evaluation.codecs import codec
@@ -89,7 +87,5 @@ def _table(report: "Report") -> str:
     ]
     for p in report.points:
         similarity = "-" if p.ms_ssim is None else f"{p.ms_ssim:.4f}"
-        rows.append(
-            f"{p.quality:7d} {p.bpp:7.4f} {p.psnr:7.3f} {similarity:>8} {p.encode_s:9.3f} {p.decode_s:9.3f}"
-        )
+        rows.append(f"{p.quality:7d} {p.bpp:7.4f} {p.psnr:7.3f} {similarity:>8} {p.encode_s:9.3f} {p.decode_s:9.3f}")
     return "\n".join(rows)

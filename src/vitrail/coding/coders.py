@@ -24,7 +24,7 @@ _BITS = 17
 
 
 def _categorical(masses: Integers) -> object:
-    # `perfect` has changed its default between versions, and float64 masses give other bytes: both are part of the format.
+    # `perfect` has changed its default, and float64 masses give other bytes: both are part of the format.
     return constriction.stream.model.Categorical(np.ascontiguousarray(masses, np.float32), perfect=False)
 
 
@@ -65,7 +65,7 @@ class SymbolCoder(ABC):
         # Sorted by table, so that each table is handed to the coder once.
         sequence = np.argsort(index, kind="stable")
         present, starts = np.unique(index[sequence], return_index=True)
-        ends = np.append(starts[1:], len(index))
+        ends = np.append(starts, len(index))[1:]
         coded = np.empty(len(index), np.int32)
         for row, start, end in zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True):
             at = sequence[start:end]

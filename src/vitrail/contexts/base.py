@@ -69,4 +69,4 @@ class ParameterNetworks(nn.Module):
     def forward(self, segment: int, *inputs: Tensor) -> Tensor:
         """Map inputs (B, n, …), concatenated, to outputs (B, n, outputs)."""
         network = self.networks[segment if len(self.networks) > 1 else 0]
-        return network(torch.cat(inputs, -1))  # type: ignore[no-any-return]
+        return network(torch.cat(inputs, -1))

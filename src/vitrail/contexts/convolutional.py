@@ -1,6 +1,5 @@
 """Context models without attention: none at all, and the convolutional yardstick."""
 
-import torch
 from torch import Tensor, nn
 
 from vitrail import config
@@ -47,9 +46,7 @@ class CheckerboardContext(ContextModel):
     computation. Every group has its own convolution, over the segments that are known in part or whole.
     """
 
-    def __init__(
-        self, part: config.CheckerboardContext, latents: int, features: int, parameters: int
-    ) -> None:
+    def __init__(self, part: config.CheckerboardContext, latents: int, features: int, parameters: int) -> None:
         super().__init__(checkered(part.order, part.segments), latents, parameters)
         self.known = [
             (1 + max(group.segment for group in self.order.groups[:step])) * self.segment_channels if step else 0

@@ -93,9 +93,7 @@ class _Attention(nn.Module):
         self.project = nn.Linear(part.width, part.width)
         self.bias = nn.Parameter(torch.zeros(relations, part.heads))
 
-    def forward(
-        self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None"
-    ) -> Tensor:
+    def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
         """Attend within windows; x (B, n, rows, slots, d), relation (n S, m S), mask (windows, 1, n S, m S)."""
         qkv = geometry.partition(self.qkv(x), self.shift)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -107,7 +105,7 @@ class _Attention(nn.Module):
         # Soft-max to base 2, divided after the sum over values: the form that integers can compute exactly.
         weights = torch.exp2(scores - scores.detach().amax(-1, keepdim=True))
         attended = (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
-        return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))  # type: ignore[no-any-return]
+        return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))
 
 
 class _Block(nn.Module):
@@ -118,9 +116,7 @@ class _Block(nn.Module):
         self.norm2 = NORMS[part.norm](part.width)
         self.mlp = mlp([part.width, part.mlp * part.width, part.width], part.activation)
 
-    def forward(
-        self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None"
-    ) -> Tensor:
+    def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
         attended: Tensor = self.attention(self.norm1(x), geometry, relation, mask, cache)
         x = x + attended
         fed: Tensor = self.mlp(self.norm2(x))
@@ -209,7 +205,7 @@ class EContextformer(ContextModel):
         for index, block in enumerate(self.blocks):
             cache = caches[index] if caches is not None else None
             x = block(x, geometry, relation, masks[index % 2], cache)
-        return self.norm(x)  # type: ignore[no-any-return]
+        return self.norm(x)
 
     def place(self, values: Tensor, phase: int, geometry: _Geometry) -> Tensor:
         """Put a group's values (B, C, n) into slots (B, rows, slots, C); padding is zero."""
@@ -292,10 +288,8 @@ class _EContextformerWalk(Walk):
         return self.model.encode(values, tokens, self.geometry)[:, token]
 
 
-def _relations(
-    sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer
-) -> tuple[Tensor, int]:
-    """Return the index (tokens * S, tokens * S) of each (token, key) pair into the bias table, and the table's length."""
+def _relations(sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer) -> tuple[Tensor, int]:
+    """Return each (token, key) pair's index (tokens * S, tokens * S) into the bias table, and the table's length."""
     k = part.window
     row = torch.arange(k).repeat_interleave(k // 2)
     slot = torch.arange(k // 2).repeat(k)

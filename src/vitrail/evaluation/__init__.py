@@ -1,0 +1,1 @@
+"""Evaluation: real bytes of real files, other codecs, BD-rate. Nothing outside `cli` imports this package."""

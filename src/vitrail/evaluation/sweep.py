@@ -123,9 +123,7 @@ def _measure(codec: Codec, file: str, image: Image.Image, quality: int) -> Measu
     decoded, decode_coder_s = codec.decode(data)
     end = time.perf_counter()
     if decoded.size != image.size:
-        raise VitrailError(
-            f"{codec.name} returned {file} as {decoded.size} pixels, not {image.size}: use another"
-        )
+        raise VitrailError(f"{codec.name} gave {file} back as {decoded.size}, not {image.size}: do not use it")
     a, b = np.asarray(image), np.asarray(decoded)
     return Measurement(
         file=file,

@@ -1,18 +1,15 @@
-"""Hyperpriors: what is sent first. `analysis(y) -> z`, `synthesis(z_hat) -> features`.
-
-y (B, M, h, w); z (B, N, ceil(h/4), ceil(w/4)); features (B, F, 4 ceil(h/4), 4 ceil(w/4)), the caller crops them to
-h x w; the first M features are the prediction of y. `channels` is N, `features` is F.
-"""
-
-from torch import nn
+"""Hyperpriors: what is sent first, and what it tells of the latent."""
 
 from vitrail import config
+from vitrail.hyperpriors.base import Hyperprior
 from vitrail.hyperpriors.conv import ConvHyperprior
 from vitrail.hyperpriors.light import LightHyperprior
 
+__all__ = ["Hyperprior", "build"]
 
-def build(part: config.Hyperprior, latents: int) -> nn.Module:
-    """Return the hyperprior that a config names."""
+
+def build(part: config.Hyperprior, latents: int) -> Hyperprior:
+    """Return the hyperprior that a config names, for M latent channels."""
     if isinstance(part, config.LightHyperprior):
         return LightHyperprior(part, latents)
     return ConvHyperprior(part, latents)

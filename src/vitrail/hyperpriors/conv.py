@@ -1,13 +1,14 @@
-"""The paper's hyperprior: five convolutions each way, 5x5, LeakyReLU (arXiv 2306.14287; layer plan of Contextformer)."""
+"""The paper's hyperprior: five 5x5 convolutions each way, LeakyReLU (arXiv 2306.14287, plan of Contextformer)."""
 
 from typing import cast
 
 from torch import Tensor, nn
 
 from vitrail import config
+from vitrail.hyperpriors.base import Hyperprior
 
 
-class ConvHyperprior(nn.Module):
+class ConvHyperprior(Hyperprior):
     """See the module's text; `width` is N, and there are 2M features."""
 
     def __init__(self, part: config.ConvHyperprior, latents: int) -> None:
@@ -45,9 +46,9 @@ class ConvHyperprior(nn.Module):
         )
 
     def analysis(self, y: Tensor) -> Tensor:
-        """Map y (B, M, 4a, 4b) to z (B, N, a, b)."""
+        """See `Hyperprior`."""
         return cast(Tensor, self.encoder(y))
 
     def synthesis(self, z_hat: Tensor) -> Tensor:
-        """Map z_hat (B, N, a, b) to features (B, 2M, 4a, 4b)."""
+        """See `Hyperprior`."""
         return cast(Tensor, self.decoder(z_hat))

@@ -5,10 +5,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from vitrail import config
+from vitrail.hyperpriors.base import Hyperprior
 from vitrail.layers import ResidualBlock
 
 
-class LightHyperprior(nn.Module):
+class LightHyperprior(Hyperprior):
     """See the module's text."""
 
     def __init__(self, part: config.LightHyperprior, latents: int) -> None:
@@ -31,9 +32,9 @@ class LightHyperprior(nn.Module):
         )
 
     def analysis(self, y: Tensor) -> Tensor:
-        """Map y (B, M, 4a, 4b) to z (B, N, a, b)."""
+        """See `Hyperprior`."""
         return cast(Tensor, self.encoder(y))
 
     def synthesis(self, z_hat: Tensor) -> Tensor:
-        """Map z_hat (B, N, a, b) to features (B, F, 4a, 4b)."""
+        """See `Hyperprior`."""
         return cast(Tensor, self.decoder(z_hat))

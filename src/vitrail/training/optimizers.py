@@ -22,12 +22,12 @@ class MatrixMuon(torch.optim.Muon):
         self.views = [nn.Parameter(_matrix(weight.data)) for weight in weights]
         super().__init__(self.views, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the weights from their gradients."""
         for weight, view in zip(self.weights, self.views, strict=True):
             view.data = _matrix(weight.data)
             view.grad = None if weight.grad is None else _matrix(weight.grad)
-        return super().step(closure)  # type: ignore[no-any-return]
+        return super().step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -44,14 +44,16 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
     """Return the optimizers for a model, with their base learning rates.
 
     Linear transform paths, which start as principal components, learn at a tenth of AdamW's rate; tables over the
-    quality scale at twice it.
+    quality scale at twice it; the prior of z at ten times, or it lags behind z for a thousand steps.
     """
-    matrices, slow, fast, rest = [], [], [], []
+    matrices, slow, fast, prior, rest = [], [], [], [], []
     for name, parameter in model.named_parameters():
         if isinstance(model.transform, LightTransform) and name.startswith("transform.linear"):
             slow.append(parameter)
         elif name.endswith(".table"):
             fast.append(parameter)
+        elif name.startswith("prior."):
+            prior.append(parameter)
         elif name.endswith(".weight") and parameter.dim() >= 2:
             matrices.append(parameter)
         else:
@@ -59,6 +61,7 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
     groups: list[dict[str, Any]] = [
         {"params": slow, "lr": adamw / 10},
         {"params": fast, "lr": adamw * 2},
+        {"params": prior, "lr": adamw * 10},
         {"params": rest, "lr": adamw},
     ]
     return [

@@ -77,15 +77,18 @@ class Store:
         start = int(self.starts[index])
         return self.samples[start : start + 3 * height * width].view(height, width, 3)
 
+    def patches(self) -> Tensor:
+        """Return 16384 patches (N, 3, 16, 16) in 0..1, for a linear transform's fit."""
+        cut = self.batch(1024, 64).unfold(2, 16, 16).unfold(3, 16, 16)
+        return cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
     def batch(self, count: int, crop: int) -> Tensor:
         """Return crops (count, 3, crop, crop) in 0..1, pictures drawn by area, flipped at random.
 
         Half of them, where the picture is large enough, are scaled down by up to 2: this varies the content's scale
         and removes what an earlier lossy format left.
         """
-        return torch.stack([self._crop(crop) for _ in range(count)]).contiguous(
-            memory_format=torch.channels_last
-        )
+        return torch.stack([self._crop(crop) for _ in range(count)]).contiguous(memory_format=torch.channels_last)
 
     def _crop(self, crop: int) -> Tensor:
         index = int(self.random.choice(len(self.sizes), p=self.weights))

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,8 @@ def pictures(folder: Path) -> list[Tensor]:
 
 
 @torch.no_grad()
-def measure(model: Model, centres: list[Tensor], sheet: Path) -> list[Point]:
-    """Return a point for each of `QUALITIES`, and write the first picture at all of them, side by side, to `sheet`."""
+def measure(model: Model, centres: list[Tensor]) -> tuple[list[Point], np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Return a point for each of `QUALITIES`, and the first picture at all of them, side by side (H, W, 3)."""
     training = model.training
     model.eval()
     device = model.log_gain.table.device
@@ -62,6 +62,5 @@ def measure(model: Model, centres: list[Tensor], sheet: Path) -> list[Point]:
             if x is centres[0]:
                 shown.append(decoded[0].byte().permute(1, 2, 0).numpy())
         points.append(Point(quality, *np.mean(values, 0).tolist()))
-    Image.fromarray(np.concatenate(shown, 1)).save(sheet)
     model.train(training)
-    return points
+    return points, np.concatenate(shown, 1)

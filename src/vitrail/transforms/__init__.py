@@ -1,17 +1,15 @@
-"""Transforms: picture <-> latent. `analysis(x, quality) -> y`, `synthesis(y_hat, quality) -> x_hat`.
-
-x (B, 3, H, W) around 0..1 with H and W multiples of 16; y (B, M, H/16, W/16); quality (B,) in 1..100.
-"""
-
-from torch import nn
+"""Transforms: picture <-> latent. They know nothing of entropy."""
 
 from vitrail import config
+from vitrail.transforms.base import Transform
 from vitrail.transforms.conv import ConvTransform
 from vitrail.transforms.light import LightTransform
 
+__all__ = ["Transform", "build"]
 
-def build(part: config.Transform, latents: int) -> nn.Module:
-    """Return the transform that a config names."""
+
+def build(part: config.Transform, latents: int) -> Transform:
+    """Return the transform that a config names, for M latent channels."""
     if isinstance(part, config.LightTransform):
         return LightTransform(part, latents)
     return ConvTransform(part, latents)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail import config
+from vitrail.transforms.base import Transform
 
 
 class GDN(nn.Module):
@@ -67,7 +68,7 @@ def _up(inputs: int, outputs: int) -> nn.Module:
     return nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)
 
 
-class ConvTransform(nn.Module):
+class ConvTransform(Transform):
     """See the module's text; `width` is the paper's N. Quality acts through the latents' gains alone."""
 
     def __init__(self, part: config.ConvTransform, latents: int) -> None:
@@ -95,9 +96,9 @@ class ConvTransform(nn.Module):
         )
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Map x (B, 3, H, W) to y (B, M, H/16, W/16)."""
+        """See `Transform`."""
         return cast(Tensor, self.encoder(x - 0.5))
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """Map y_hat (B, M, H/16, W/16) to x_hat (B, 3, H, W)."""
+        """See `Transform`."""
         return cast(Tensor, self.decoder(y_hat)) + 0.5

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitrail import config
 from vitrail.layers import ResidualBlock
 from vitrail.rate import QualityTable
+from vitrail.transforms.base import Transform
 
 PATCH = 16
 
@@ -33,7 +34,7 @@ class _Stages(nn.Module):
         return x
 
 
-class LightTransform(nn.Module):
+class LightTransform(Transform):
     """See the module's text; widths are those at 1/4 and 1/8, at 1/16 there are M channels."""
 
     def __init__(self, part: config.LightTransform, latents: int) -> None:
@@ -77,14 +78,14 @@ class LightTransform(nn.Module):
                 layer.bias.zero_()
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Map x (B, 3, H, W) to y (B, M, H/16, W/16)."""
+        """See `Transform`."""
         x = x - 0.5
         y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
         linear: Tensor = self.linear_analysis(x)
         return linear + y
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """Map y_hat (B, M, H/16, W/16) to x_hat (B, 3, H, W)."""
+        """See `Transform`."""
         x = nn.functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
         linear: Tensor = self.linear_synthesis(y_hat)
         return linear + x + 0.5

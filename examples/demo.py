@@ -1,0 +1,141 @@
+"""Compress a photograph with Vitrail, JPEG, WebP and AVIF into files of about one size, and compare them on a page.
+
+Needs `pip install 'vitrail[eval]'`. Run `python examples/demo.py`, then open `demo/index.html` in a browser.
+"""
+
+import argparse
+import bisect
+import functools
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vitrail import picture, zoo
+from vitrail.errors import VitrailError
+from vitrail.evaluation.codecs import Codec, codec
+from vitrail.evaluation.metrics import ms_ssim, psnr
+
+HERE = Path(__file__).parent
+CODECS = {"Vitrail": zoo.DEFAULT, "JPEG": "jpeg", "WebP": "webp", "AVIF": "avif"}
+QUALITIES = (20, 50, 80)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one file costs and gives."""
+
+    codec: str
+    quality: int
+    """In the codec's own scale."""
+    bytes: int
+    bpp: float
+    psnr: float
+    ms_ssim: float | None
+    encode_s: float
+    decode_s: float
+    picture: str
+    """File name of what the decoder gave, beside the page."""
+    note: str
+
+
+def main(source: Path, out: Path, qualities: Sequence[int] = QUALITIES) -> None:
+    """Print the table, and write the page, the decoded pictures and the `.vtl` files into the folder `out`.
+
+    Raises `VitrailError` for a picture that cannot be read, and `OSError` for a folder that cannot be written.
+    """
+    image = _upright(source)
+    out.mkdir(parents=True, exist_ok=True)
+    picture.save(image, out / "original.webp")
+    coders = {label: codec(name) for label, name in CODECS.items()}
+    for coder in coders.values():
+        coder.decode(coder.encode(image, 50)[0])  # not timed: a first call also loads and allocates
+
+    print(f"{source.name}, {image.width} x {image.height} pixels")
+    groups = []
+    for quality in qualities:
+        print("\ncodec    quality      bytes     bpp  PSNR dB  MS-SSIM  encode s  decode s")
+        group: list[Row] = []
+        for label, coder in coders.items():
+            target = group[0].bytes if group else None
+            setting = quality if target is None else nearest(coder, image, target)
+            data, decoded, row = _measure(label, coder, image, setting, target, f"{label.lower()}-{quality}")
+            if target is None:
+                (out / f"vitrail-{quality}.vtl").write_bytes(data)
+            picture.save(decoded, out / row.picture)
+            print(_line(row))
+            group.append(row)
+        groups.append([asdict(row) for row in group])
+
+    content = {"name": source.name, "width": image.width, "height": image.height, "groups": groups}
+    # Escaped, for a file's name may hold "</script>".
+    data_block = json.dumps(content).replace("<", r"\u003c")
+    page = (HERE / "demo.html").read_text("utf-8").replace("{{data}}", data_block)
+    (out / "index.html").write_text(page, "utf-8")
+    print(f"\nOpen {out / 'index.html'} to compare the pictures.")
+
+
+def nearest(coder: Codec, image: Image.Image, size: int) -> int:
+    """Return the quality, 0 to 100, whose file comes nearest to `size` bytes."""
+
+    @functools.cache
+    def size_at(quality: int) -> int:
+        return len(coder.encode(image, quality)[0])
+
+    above = bisect.bisect_left(range(101), size, key=size_at)
+    return min(max(above - 1, 0), min(above, 100), key=lambda quality: abs(size_at(quality) - size))
+
+
+def _upright(source: Path) -> Image.Image:
+    """Return the pixels alone, as metadata would count in some codecs' files."""
+    image = ImageOps.exif_transpose(picture.to_image(picture.read(source)))
+    return Image.fromarray(np.asarray(image.convert("RGB")))
+
+
+def _measure(
+    label: str, coder: Codec, image: Image.Image, quality: int, target: int | None, stem: str
+) -> tuple[bytes, Image.Image, Row]:
+    start = time.perf_counter()
+    data, _ = coder.encode(image, quality)
+    encoded = time.perf_counter()
+    decoded, _ = coder.decode(data)
+    end = time.perf_counter()
+    a, b = np.asarray(image), np.asarray(decoded)
+    too_large = target is not None and quality == 0 and len(data) > target
+    row = Row(
+        codec=label,
+        quality=quality,
+        bytes=len(data),
+        bpp=8 * len(data) / (image.width * image.height),
+        psnr=psnr(a, b),
+        ms_ssim=ms_ssim(a, b),
+        encode_s=encoded - start,
+        decode_s=end - encoded,
+        picture=f"{stem}.webp",
+        note="larger even at its lowest quality" if too_large else "",
+    )
+    return data, decoded, row
+
+
+def _line(row: Row) -> str:
+    similarity = "-" if row.ms_ssim is None else f"{row.ms_ssim:.4f}"
+    return (
+        f"{row.codec:8} {row.quality:7} {row.bytes:10,} {row.bpp:7.3f} {row.psnr:8.2f} {similarity:>8} "
+        f"{row.encode_s:9.3f} {row.decode_s:9.3f}  {row.note}"
+    ).rstrip()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Compare Vitrail with JPEG, WebP and AVIF on one photograph.")
+    parser.add_argument("picture", metavar="PICTURE", nargs="?", type=Path, default=HERE / "photo.webp")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        main(arguments.picture, arguments.out)
+    except (VitrailError, OSError) as error:
+        sys.exit(f"demo: {error}")

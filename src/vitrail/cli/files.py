@@ -1,0 +1,109 @@
+"""What the commands on files share: where output goes, and one line a file."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vitrail.errors import UsageError, VitrailError
+
+STREAM = Path("-")
+
+
+def read(path: Path) -> bytes:
+    """Return a file's bytes, or those of standard input for `-`. Raises `UsageError`."""
+    if path == STREAM:
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, or to standard output for `-`."""
+    from vitrail.picture import write_file
+
+    if path == STREAM:
+        sys.stdout.buffer.write(data)
+    else:
+        write_file(path, data)
+
+
+def destinations(sources: Sequence[Path], output: Path | None, suffix: str, force: bool) -> list[Path]:
+    """Return where each source's result goes: beside it, to the file or folder `output`, or `-` for a stream.
+
+    Raises `UsageError` for an output that several sources share, or that exists already unless `force`.
+    """
+    folder = output is not None and output != STREAM and output.is_dir()
+    if output is not None and not folder and len(sources) > 1:
+        raise UsageError(f"{output} is not a folder; give an existing folder for several files")
+    results = []
+    for source in sources:
+        if output is not None and not folder:
+            results.append(output)
+        elif source == STREAM:
+            results.append(STREAM)
+        else:
+            results.append((output or source.parent) / source.with_suffix(suffix).name)
+    taken = [result for result in results if result != STREAM]
+    for result in taken:
+        if taken.count(result) > 1:
+            raise UsageError(f"several inputs would be written to {result}; give them different names")
+        if result.exists() and not force:
+            raise UsageError(f"{result} exists; add --force to replace it")
+    return results
+
+
+@contextmanager
+def _progress(count: int) -> Iterator[Callable[[], object]]:
+    from tqdm import tqdm
+
+    with tqdm(total=count, unit=" files", file=sys.stderr, disable=count < 2 or not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+def process(
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    work: Callable[[Path, Path], dict[str, Any]],
+    as_json: bool,
+    line: str,
+) -> None:
+    """Do `work(source, target)` for each file and print its results, as `line` formats them or as one JSON array.
+
+    A file that fails is told on standard error and the others go on; then the exit status is 1. Where a result
+    goes to standard output, lines go to standard error.
+    """
+    results, failed = [], False
+    with _progress(len(sources)) as advance:
+        for source, target in zip(sources, targets, strict=True):
+            try:
+                result = work(source, target)
+            except VitrailError as error:
+                click.echo(f"vitrail: {_about(source, error)}", err=True)
+                failed = True
+            else:
+                results.append(result)
+                if not as_json:
+                    click.echo(line.format(**result), err=target == STREAM)
+            advance()
+    if as_json:
+        click.echo(json.dumps(results), err=STREAM in targets)
+    if failed:
+        sys.exit(1)
+
+
+def _about(source: Path, error: VitrailError) -> str:
+    text = str(error)
+    return text if str(source) in text else f"{source}: {text}"
+
+
+def warn(source: Path, warnings: Sequence[str]) -> None:
+    """Tell on standard error what of a picture is not kept."""
+    for warning in warnings:
+        click.echo(f"vitrail: warning: {source}: {warning}", err=True)

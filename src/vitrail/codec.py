@@ -1,0 +1,114 @@
+"""A picture and a model <-> the bytes of a `.vtl` file."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from vitrail import container, picture, weights, zoo
+from vitrail.coding import RangeDecoder, RangeEncoder
+from vitrail.errors import FormatError, ModelError, UsageError
+from vitrail.model import Latents, Model
+from vitrail.picture import Picture, Pixels
+
+
+class Encoded(NamedTuple):
+    """A file's bytes, and the part of the time that the range coder took."""
+
+    data: bytes
+    coder_seconds: float
+
+
+class Decoded(NamedTuple):
+    """A picture, and the part of the time that the range coder took."""
+
+    image: Image.Image
+    coder_seconds: float
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Run on one thread: a walk's many small operations starve when threads wait for a busy core at each of them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def encode(source: Picture, model: Model, quality: int) -> Encoded:
+    """Compress a picture at a quality of 1..100. Raises `UsageError`."""
+    if model.identity is None:
+        raise UsageError("the model was not loaded from a weights file; save it with vitrail.weights.save first")
+    if not isinstance(quality, int) or not 1 <= quality <= 100:
+        raise UsageError(f"quality is {quality!r}; give a whole number from 1 to 100")
+    height, width = source.pixels.shape[:2]
+    x = torch.from_numpy(source.pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
+    latents = model.latents(x, quality)
+    encoder = RangeEncoder()
+    with _one_thread():
+        model.traverse(encoder, (height, width), quality, latents)
+    file = container.VtlFile(
+        model_id=model.identity,
+        width=width,
+        height=height,
+        quality=quality,
+        gray=source.gray,
+        research=True,
+        symbols_crc=checksum(latents),
+        latents=encoder.finish(),
+        alpha=source.alpha,
+        icc=source.icc,
+        exif=source.exif,
+        xmp=source.xmp,
+    )
+    return Encoded(container.write(file), encoder.seconds)
+
+
+def decode(data: bytes, model: Model | None = None) -> Decoded:
+    """Decompress a file, by default with the shipped model that it names.
+
+    Raises `FormatError` for damaged files, and `ModelError` when the file needs other weights.
+    """
+    file = container.read(data)
+    if model is None:
+        model = _model(file.model_id)
+    if model.identity != file.model_id:
+        raise ModelError(f"the file needs the model with id {file.model_id.hex()}, not {model.config.name}")
+    size = (file.height, file.width)
+    decoder = RangeDecoder(file.latents)
+    with _one_thread():
+        latents = model.traverse(decoder, size, file.quality)
+    if checksum(latents) != file.symbols_crc:
+        raise FormatError(
+            "the decoded symbols are not those that were written: the file is damaged, or this machine "
+            "computes other numbers than the writer's (the model is research-only); decode it where it was made"
+        )
+    pixels = reconstruct(model, latents, size, file.quality)
+    decoded = Picture(pixels, file.gray, file.alpha, file.icc, file.exif, file.xmp)
+    return Decoded(picture.to_image(decoded), decoder.seconds)
+
+
+def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> Pixels:
+    """Return the pixels (H, W, 3) uint8 that the latents stand for."""
+    x_hat = model.reconstruct(latents, size, quality)[0]
+    return (x_hat * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def checksum(latents: Latents) -> int:
+    """Return the CRC-32 of z, then y, as little-endian int16 in (channel, row, column) order."""
+    return zlib.crc32(latents.y.astype("<i2").tobytes(), zlib.crc32(latents.z.astype("<i2").tobytes()))
+
+
+def _model(model_id: bytes) -> Model:
+    name = zoo.find(model_id)
+    if name is None:
+        raise ModelError(
+            f"the file needs the model with id {model_id.hex()}, which this version does not ship; "
+            "name its weights file (--model)"
+        )
+    return weights.load(name)

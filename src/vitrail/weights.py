@@ -1,0 +1,61 @@
+"""Weights files: a model's parameters and tables on disk.
+
+A safetensors file holds the parameters in half precision, the integer tables as they are, and in its metadata the
+config and how the weights were made. So a file is all that is needed to build the model.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vitrail import zoo
+from vitrail.config import ModelConfig
+from vitrail.errors import ModelError
+from vitrail.model import Model
+from vitrail.picture import write_file
+
+
+@lru_cache(maxsize=4)
+def load(name: str = zoo.DEFAULT) -> Model:
+    """Load a model of the package by name, or a weights file by path, for coding on the CPU.
+
+    The same object is returned for the same name. Raises `ModelError`.
+    """
+    file = zoo.locate(name)
+    try:
+        with safe_open(file, "pt") as opened:
+            notes = opened.metadata() or {}
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is not a weights file: {error}") from error
+    if "config" not in notes:
+        raise ModelError(f"{file} is not a weights file of Vitrail: it holds no config")
+    model = _build(ModelConfig.from_json(notes["config"]), state, file)
+    model.identity = zoo.identity(file)
+    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save(model: Model, file: Path, notes: dict[str, str]) -> None:
+    """Write a model's weights, whole or not at all; its tables are frozen from the stored half-precision values."""
+    state = {
+        key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
+        for key, value in model.state_dict().items()
+    }
+    stored = _build(model.config, state, file)
+    stored.freeze()
+    state["prior.table_rows"] = stored.prior.table_rows
+    write_file(file, safetensors.torch.save(state, {"config": model.config.to_json(), **notes}))
+
+
+def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
+    model = Model(config)
+    wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    try:
+        model.load_state_dict(wide)
+    except RuntimeError as error:
+        raise ModelError(f"{file} does not fit its own config; it was written by another version") from error
+    return model

@@ -1,0 +1,172 @@
+"""Every context model and order: causality, reach, and the walk against the single masked pass."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitrail import config, contexts
+from vitrail.contexts import ContextModel
+from vitrail.errors import ModelError
+
+M, F, P = 16, 24, 2
+SMALL = config.EContextformer(width=16, layers=4, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,))
+PARTS = {
+    "econtextformer sfo": SMALL,
+    "econtextformer cfo": replace(SMALL, order="cfo"),
+    "econtextformer no sfg": replace(SMALL, sfg=False),
+    "econtextformer paper": replace(SMALL, norm="layer", activation="gelu", segments=2),
+    "econtextformer own parameters": replace(SMALL, shared_parameters=False),
+    "checkerboard sfo": config.CheckerboardContext(width=16, hidden=(32,)),
+    "checkerboard cfo": config.CheckerboardContext(order="cfo", width=16, hidden=(32,)),
+    "none": config.NoContext((32,)),
+}
+SIZES = [(7, 9), (8, 8), (1, 1), (5, 12)]
+
+
+def build(part: config.Context, seed: int = 0) -> ContextModel:
+    torch.manual_seed(seed)
+    model = contexts.build(part, M, F, P).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def inputs(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    symbols = torch.randint(-3, 4, (batch, M, height, width)).double()
+    return symbols, torch.randn(batch, F, height, width).double()
+
+
+def stepwise(model: ContextModel, symbols: Tensor, features: Tensor) -> Tensor:
+    positions = model.order.positions(*symbols.shape[2:])
+    walk = model.walk(features)
+    result = symbols.new_full((len(symbols), P, M, symbols[0, 0].numel()), torch.nan)
+    for step, group in enumerate(model.order.groups):
+        result[:, :, model.channels(step), positions[group.phase]] = walk.predict(step)
+        walk.update(step, model.take(step, symbols, positions))
+    return result.unflatten(-1, symbols.shape[2:])
+
+
+@pytest.fixture(params=PARTS.values(), ids=PARTS.keys())
+def model(request: pytest.FixtureRequest) -> ContextModel:
+    return build(request.param)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_walk_equals_the_single_pass(model: ContextModel, size: tuple[int, int]) -> None:
+    symbols, features = inputs(*size)
+    assert torch.allclose(stepwise(model, symbols, features), model(symbols, features), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8)])
+@torch.no_grad()
+def test_a_later_group_changes_no_earlier_parameter(model: ContextModel, size: tuple[int, int]) -> None:
+    symbols, features = inputs(*size)
+    before = model(symbols, features)
+    positions = model.order.positions(*size)
+    for step, group in enumerate(model.order.groups):
+        changed = symbols.clone().flatten(2)
+        changed[:, model.channels(step), positions[group.phase]] += 5
+        after = model(changed.view_as(symbols), features)
+        for earlier in range(step + 1):
+            at = positions[model.order.groups[earlier].phase]
+            channels = model.channels(earlier)
+            assert torch.equal(
+                before.flatten(3)[:, :, channels, at], after.flatten(3)[:, :, channels, at]
+            ), f"group {step} reaches group {earlier}"
+        if step + 1 < len(model.order.groups):
+            following = model.order.groups[step + 1]
+            at = positions[following.phase]
+            difference = (before - after).flatten(3)[:, :, model.channels(step + 1), at]
+            assert difference.abs().max() > 0, f"group {step} does not reach group {step + 1}"
+
+
+def test_gradients_of_a_group_flow_from_earlier_groups_alone(model: ContextModel) -> None:
+    symbols, features = inputs(7, 9)
+    positions = model.order.positions(7, 9)
+    symbols.requires_grad_()
+    parameters = model(symbols, features).flatten(3)
+    for step, group in enumerate(model.order.groups):
+        total = parameters[:, :, model.channels(step), positions[group.phase]].square().sum()
+        gradient = torch.autograd.grad(total, symbols, retain_graph=True, allow_unused=True)[0]
+        for other in range(step, len(model.order.groups)):
+            if gradient is not None:
+                assert not model.take(other, gradient, positions).any()
+
+
+@torch.no_grad()
+def test_pictures_of_a_batch_do_not_meet(model: ContextModel) -> None:
+    symbols, features = inputs(7, 9)
+    alone = torch.cat([model(symbols[index : index + 1], features[index : index + 1]) for index in range(2)])
+    assert torch.allclose(alone, model(symbols, features), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", ["sfo", "cfo"])
+@torch.no_grad()
+def test_optimisations_that_may_not_change_the_result(order: str) -> None:
+    symbols, features = inputs(7, 9)
+    results = [
+        stepwise(build(replace(SMALL, order=order, egr=egr, cache=cache)), symbols, features)
+        for egr, cache in [(True, True), (True, False), (False, False)]
+    ]
+    for result in results[1:]:
+        assert torch.allclose(results[0], result, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_shifted_windows_reach_across_a_border() -> None:
+    model = build(SMALL)
+    symbols, features = inputs(8, 8, 1)
+    changed = symbols.clone()
+    changed[:, :, 0, 4] += 5  # in the window to the right of position (0, 3)
+    assert (model(symbols, features) - model(changed, features))[..., 0, 3].abs().max() > 0
+    one_layer = build(replace(SMALL, layers=1))
+    assert not (one_layer(symbols, features) - one_layer(changed, features))[..., :, :4].any()
+
+
+@torch.no_grad()
+def test_a_seam_of_shifted_windows_is_closed() -> None:
+    # Cyclic shifts bring the last rows beside the first ones: they must not see each other.
+    model = build(replace(SMALL, layers=2))
+    symbols, features = inputs(16, 16, 1)
+    changed = symbols.clone()
+    changed[:, :, 15, :] += 5
+    assert not (model(symbols, features) - model(changed, features))[..., :4, :].any()
+
+
+@torch.no_grad()
+def test_padding_is_not_seen() -> None:
+    # The same latent inside a larger geometry: a 6 x 6 map is padded to 8 x 8 either way, 8 x 8 is not.
+    model = build(replace(SMALL, layers=1))
+    symbols, features = inputs(8, 8, 1)
+    inner = model(symbols[..., :4, :4], features[..., :4, :4])
+    assert torch.allclose(inner, model(symbols, features)[..., :4, :4], rtol=1e-9, atol=1e-9)
+    padded = model(symbols[..., :3, :4], features[..., :3, :4])
+    assert not torch.allclose(padded[..., :3, :], inner[..., :3, :])
+
+
+@torch.no_grad()
+def test_a_mask_that_lets_one_later_group_through_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(SMALL)
+    geometry = type(model.geometry(8, 8, torch.device("cpu")))  # type: ignore[operator]
+    honest = geometry.mask
+    monkeypatch.setattr(geometry, "mask", lambda self, shift, q, k, p: honest(self, shift, [i + 1 for i in q], k, p))
+    symbols, features = inputs(8, 8)
+    assert not torch.allclose(stepwise(model, symbols, features), model(symbols, features))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (replace(SMALL, window=6), "window"),
+        (replace(SMALL, segments=3), "segments"),
+        (replace(SMALL, egr=False), "cached"),
+        (replace(SMALL, order="zigzag"), "zigzag"),
+    ],
+)
+def test_impossible_configs(part: config.Context, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build(part)
