@@ -170,7 +170,8 @@ class Model(nn.Module):
             parameters = walk.predict(step)[0].float()
             channels, at = self.context.channels(step), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)
-            coded = self.distribution.code(coder, parameters.flatten(1), symbols).reshape(-1, len(at))
+            coded = self.distribution.code(coder, parameters.flatten(1), symbols)
+            coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
         return Latents(y.reshape(-1, h, w), z)

@@ -19,13 +19,17 @@ from vitrail.model import Model
 from vitrail.picture import write_file
 
 
-@lru_cache(maxsize=4)
 def load(name: str = zoo.DEFAULT) -> Model:
     """Load a model of the package by name, or a weights file by path, for coding on the CPU.
 
-    The same object is returned for the same name. Raises `ModelError`.
+    The same object is returned while the file stays the same. Raises `ModelError`.
     """
     file = zoo.locate(name)
+    return _load(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load(file: Path, modified: int) -> Model:
     try:
         with safe_open(file, "pt") as opened:
             notes = opened.metadata() or {}

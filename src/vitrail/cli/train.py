@@ -71,7 +71,8 @@ def train(
     if resume and not (out / "checkpoint.pt").is_file():
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
+    chosen = named(config)
     decoded = out / "store"
     if not (decoded / "index.json").is_file():
         store.build(data, decoded)
-    loop.train(named(config), decoded, valid, out, settings, resume)
+    loop.train(chosen, decoded, valid, out, settings, resume)

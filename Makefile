@@ -1,0 +1,42 @@
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format kodak clean
+
+help:  ## show this help
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)  ## compress a photograph, print a table, write demo/index.html
+	$(BIN)/python examples/demo.py
+
+test: $(READY)  ## run the tests
+	$(BIN)/pytest
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# KODAK: a folder with the 24 Kodak pictures.
+KODAK ?= kodak
+kodak: $(READY)  ## measure the default model on the pictures in $(KODAK)
+	$(BIN)/vitrail eval $(KODAK) --quality 10,20,30,40,50,60,70,80,90,100 \
+	  --json benchmarks/econtextformer-s-kodak.json \
+	  --against benchmarks/kodak_psnr.json:compressai/vtm \
+	  --against benchmarks/peers/jpeg-kodak.json --against benchmarks/peers/jpeg2000-kodak.json \
+	  --against benchmarks/peers/webp-kodak.json --against benchmarks/peers/avif-kodak.json
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) demo

@@ -1,0 +1,44 @@
+"""A small untrained model on disk, and small real pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitrail import config, weights
+from vitrail.model import Model
+
+TINY = config.ModelConfig(
+    "tiny",
+    config.LightTransform((16, 16), (1, 1, 1)),
+    config.LightHyperprior(16, 48),
+    config.EContextformer(width=16, layers=2, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,)),
+    latents=32,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # Tests are made of small operations; waiting for a second core at each of them takes longer than it saves.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A real photograph, 768 x 512."""
+    return Image.open(Path(__file__).parent.parent / "examples" / "photo.webp").convert("RGB")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
+    """Weights of a tiny model whose linear transform fits the photograph."""
+    torch.manual_seed(0)
+    model = Model(TINY)
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
+    patches = pixels.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    model.transform.fit_linear(patches)  # type: ignore[operator]
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    weights.save(model, path, {"training": "none"})
+    return path

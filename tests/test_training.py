@@ -1,0 +1,125 @@
+"""Training: the store, the loss, the schedule, and a run of a few seconds that is resumed."""
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+
+from vitrail import weights
+from vitrail.errors import UsageError
+from vitrail.model import Model
+from vitrail.training import loop, optimizers, validation
+from vitrail.training.loss import RateDistortion, rate_distortion
+from vitrail.training.store import Store, build
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
+    """One photograph as a file, one in a tar archive, one too small, one that is none."""
+    path = tmp_path_factory.mktemp("photos")
+    photo.save(path / "a.png")
+    photo.crop((0, 0, 100, 100)).save(path / "small.png")
+    (path / "notes.txt").write_text("no picture")
+    buffer = io.BytesIO()
+    photo.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG")
+    with tarfile.open(path / "more.tar", "w") as archive:
+        member = tarfile.TarInfo("b.png")
+        member.size = len(buffer.getvalue())
+        archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("out") / "store"
+    build(folder, path)
+    return path
+
+
+def test_the_store_holds_the_photographs(store: Path, photo: Image.Image) -> None:
+    opened = Store(store, torch.device("cpu"), 0)
+    assert [entry["name"] for entry in json.loads((store / "index.json").read_text())] == ["a.png", "more.tar/b.png"]
+    assert opened.sizes == [(512, 768), (768, 512)]
+    assert np.array_equal(opened.picture(0).numpy(), np.asarray(photo))
+
+
+def test_crops(store: Path) -> None:
+    opened = Store(store, torch.device("cpu"), 0)
+    crops = opened.batch(8, 128)
+    assert crops.shape == (8, 3, 128, 128)
+    assert 0 <= float(crops.min()) < float(crops.max()) <= 1
+    assert torch.equal(crops, Store(store, torch.device("cpu"), 0).batch(8, 128))
+    assert not torch.equal(crops, opened.batch(8, 128))
+
+
+def test_a_folder_without_photographs(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no photograph"):
+        build(tmp_path, tmp_path / "store")
+    with pytest.raises(UsageError, match="no pictures"):
+        validation.pictures(tmp_path)
+
+
+def test_qualities_cover_the_scale() -> None:
+    qualities = loop.stratified_qualities(33, torch.device("cpu")).sort().values
+    assert torch.equal(((qualities - 1) / 3).floor().clamp(max=32), torch.arange(33.0))
+
+
+def test_schedule() -> None:
+    settings = loop.Settings(minutes=1)
+    assert settings.rate(0) == 0
+    assert settings.rate(0.01) == pytest.approx(0.5)
+    assert settings.rate(0.3) == 1
+    assert 0 < settings.rate(0.9) < 0.5
+    assert settings.rate(1) == 0
+
+
+def test_loss_is_rate_plus_weighted_distortion() -> None:
+    torch.manual_seed(0)
+    model = Model(TINY)
+    x, quality = torch.rand(2, 3, 64, 64), torch.tensor([10.0, 90.0])
+    loss, (y_bpp, z_bpp, mse) = RateDistortion(model)(x, quality)
+    assert float(loss.detach()) > 0
+    assert model.lambdas(quality)[1] > model.lambdas(quality)[0]
+    at_one = rate_distortion(model, quality[:1], y_bpp + z_bpp, mse)
+    weight = (model.lambdas(quality[:1]) / 0.01) ** -0.5
+    assert float(at_one) == pytest.approx(float(weight * (y_bpp + z_bpp) + 255**2 * 0.01 * mse / weight))
+
+
+def test_every_parameter_has_an_optimizer_and_learns(store: Path) -> None:
+    torch.manual_seed(0)
+    model = Model(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    built = optimizers.build(model, 2e-3, 1e-3)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    crops = Store(store, torch.device("cpu"), 0).batch(2, 128)
+    losses = []
+    for _ in range(12):
+        loss, _ = RateDistortion(model)(crops, torch.tensor([20.0, 80.0]))
+        for optimizer in built:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in built:
+            optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> None:
+    settings = loop.Settings(minutes=0.03, crop=64, batch=2)
+    loop.train(TINY, store, folder, tmp_path, settings, resume=False)
+    first = weights.load(str(tmp_path / "weights.safetensors"))
+    assert first.config == TINY
+    assert (tmp_path / "flat.safetensors").is_file()
+    steps = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0]
+    assert steps > 0
+    loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=0.05), resume=True)
+    assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps
+    assert any((tmp_path / "log").rglob("events*"))
