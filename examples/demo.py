@@ -1,4 +1,4 @@
-"""Compress a photograph with Vitrail, JPEG, WebP and AVIF into files of about one size, and compare them on a page.
+"""Compress a photograph with Vitrail, JPEG, WebP and AVIF into files of one size; compare them on a page.
 
 Needs `pip install 'vitrail[eval]'`. Run `python examples/demo.py`, then open `demo/index.html` in a browser.
 """
@@ -47,7 +47,7 @@ class Row:
 def main(source: Path, out: Path, qualities: Sequence[int] = QUALITIES) -> None:
     """Print the table, and write the page, the decoded pictures and the `.vtl` files into the folder `out`.
 
-    Raises `VitrailError` for a picture that cannot be read, and `OSError` for a folder that cannot be written.
+    Raises `VitrailError` for a picture that cannot be read, `OSError` for a folder that cannot be written.
     """
     image = _upright(source)
     out.mkdir(parents=True, exist_ok=True)
@@ -131,9 +131,9 @@ def _line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Compare Vitrail with JPEG, WebP and AVIF on one photograph.")
+    parser = argparse.ArgumentParser(description="Compare Vitrail with JPEG, WebP and AVIF on a photograph.")
     parser.add_argument("picture", metavar="PICTURE", nargs="?", type=Path, default=HERE / "photo.webp")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write (%(default)s)")
     arguments = parser.parse_args()
     try:
         main(arguments.picture, arguments.out)

@@ -7,6 +7,7 @@ full speed. Hidden features are scaled by quality, since one network serves all 
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vitrail import config
 from vitrail.layers import ResidualBlock
@@ -63,7 +64,8 @@ class LightTransform(Transform):
         )
         self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
         for head in (self.analysis_head, self.synthesis_head):
-            nn.init.zeros_(head.weight)
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
 
     def fit_linear(self, patches: Tensor) -> None:
         """Set the linear paths to the principal components of patches (N, 3, 16, 16) with values in 0..1."""
@@ -86,6 +88,9 @@ class LightTransform(Transform):
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        x = nn.functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
-        linear: Tensor = self.linear_synthesis(y_hat)
-        return linear + x + 0.5
+        x = functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
+        # A transposed convolution into three channels is slow; as a matrix product and a shuffle it is not.
+        weight = self.linear_synthesis.weight.flatten(1).T[:, :, None, None]
+        linear = functional.pixel_shuffle(functional.conv2d(y_hat, weight), PATCH)
+        assert self.linear_synthesis.bias is not None
+        return linear + x + (self.linear_synthesis.bias + 0.5)[:, None, None]
