@@ -12,7 +12,7 @@ from vitrail.model import Model
 
 TINY = config.ModelConfig(
     "tiny",
-    config.LightTransform((16, 16), (1, 1, 1)),
+    config.LightTransform((16, 16, 16), (1, 1, 1)),
     config.LightHyperprior(16, 48),
     config.EContextformer(width=16, layers=2, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,)),
     latents=32,

@@ -139,7 +139,9 @@ def test_help_is_quick() -> None:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    imported = "from vitrail.cli import main; import sys; assert 'torch' not in sys.modules; assert 'numpy' not in sys.modules"
+    imported = (
+        "from vitrail.cli import main; import sys; assert 'torch' not in sys.modules; assert 'numpy' not in sys.modules"
+    )
     assert seconds("-c", imported) < seconds("-c", "pass") * 15
 
 

@@ -119,7 +119,7 @@ def test_a_model_that_was_never_saved() -> None:
         vitrail.compress(np.zeros((4, 4, 3), np.uint8), 50, Model(CONFIGS["hyperprior-s"]))
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", b"\x10\0\0\0\0\0\0\0{\"a\":1}"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b'\x10\0\0\0\0\0\0\0{"a":1}'])
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(content)

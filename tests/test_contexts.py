@@ -9,6 +9,7 @@ from torch import Tensor
 from vitrail import config, contexts
 from vitrail.contexts import ContextModel
 from vitrail.errors import ModelError
+from vitrail.layers import FLOAT, Kit
 
 M, F, P = 16, 24, 2
 SMALL = config.EContextformer(width=16, layers=4, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,))
@@ -25,9 +26,9 @@ PARTS = {
 SIZES = [(7, 9), (8, 8), (1, 1), (5, 12)]
 
 
-def build(part: config.Context, seed: int = 0) -> ContextModel:
+def build(part: config.Context, seed: int = 0, kit: Kit = FLOAT) -> ContextModel:
     torch.manual_seed(seed)
-    model = contexts.build(part, M, F, P).double()
+    model = contexts.build(part, M, F, P, kit).double()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -74,9 +75,9 @@ def test_a_later_group_changes_no_earlier_parameter(model: ContextModel, size: t
         for earlier in range(step + 1):
             at = positions[model.order.groups[earlier].phase]
             channels = model.channels(earlier)
-            assert torch.equal(
-                before.flatten(3)[:, :, channels, at], after.flatten(3)[:, :, channels, at]
-            ), f"group {step} reaches group {earlier}"
+            assert torch.equal(before.flatten(3)[:, :, channels, at], after.flatten(3)[:, :, channels, at]), (
+                f"group {step} reaches group {earlier}"
+            )
         if step + 1 < len(model.order.groups):
             following = model.order.groups[step + 1]
             at = positions[following.phase]

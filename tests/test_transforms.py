@@ -8,7 +8,7 @@ from vitrail import config, transforms
 from vitrail.transforms.light import LightTransform
 
 
-@pytest.mark.parametrize("part", [config.LightTransform((16, 16), (1, 1, 1)), config.ConvTransform(16)])
+@pytest.mark.parametrize("part", [config.LightTransform((16, 16, 16), (1, 1, 1)), config.ConvTransform(16)])
 def test_shapes(part: config.Transform) -> None:
     transform = transforms.build(part, 32)
     x, quality = torch.rand(2, 3, 64, 96), torch.tensor([1.0, 100.0])

@@ -58,7 +58,7 @@ def encode(source: Picture, model: Model, quality: int) -> Encoded:
         height=height,
         quality=quality,
         gray=source.gray,
-        research=True,
+        research=not model.config.exact,
         symbols_crc=checksum(latents),
         latents=encoder.finish(),
         alpha=source.alpha,

@@ -21,9 +21,9 @@ class ConvTransform:
 
 @dataclass(frozen=True)
 class LightTransform:
-    """Residual 3x3 blocks at 1/4, 1/8 and 1/16 beside a linear 16x16 transform; fast on a CPU."""
+    """Residual 3x3 blocks at 1/4, 1/8 and 1/16, with these widths, beside a linear 16x16 transform; fast on a CPU."""
 
-    widths: tuple[int, int] = (96, 144)
+    widths: tuple[int, int, int] = (96, 144, 160)
     blocks: tuple[int, int, int] = (1, 2, 1)
 
 
@@ -40,14 +40,14 @@ class LightHyperprior:
     """3x3 convolutions at 1/16 and 1/32, 2x2 strided ones between; every layer has an exact integer form."""
 
     width: int = 96
-    features: int = 224
+    features: int = 336
 
 
 @dataclass(frozen=True)
 class NoContext:
     """Parameters from the hyperprior alone: a single group."""
 
-    hidden: tuple[int, ...] = (320, 320)
+    hidden: tuple[int, ...] = (336,)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class CheckerboardContext:
     order: str = "sfo"
     kernel: int = 3
     width: int = 128
-    hidden: tuple[int, ...] = (224, 160)
+    hidden: tuple[int, ...] = (192, 160)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,10 @@ _PARTS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One of each part; `latents` is M, the channels of y; `lambdas` the ends of the quality scale (see `rate`)."""
+    """One of each part; `latents` is M, the channels of y; `lambdas` the ends of the quality scale (see `rate`).
+
+    `exact`: the entropy path computes the same on every machine (see `exact`); else the model is for research.
+    """
 
     name: str
     transform: Transform
@@ -131,6 +134,7 @@ class ModelConfig:
     distribution: Distribution = field(default_factory=Gaussian)
     latents: int = 192
     lambdas: tuple[float, float] = (0.0003, 0.1)
+    exact: bool = False
 
     def to_json(self) -> str:
         """Return the config as JSON text; a part is an object with its class under "kind"."""
@@ -159,21 +163,23 @@ def _value(value: Any) -> Any:
 
 _SMALL_CONTEXT = EContextformer(
     width=128,
-    layers=4,
+    layers=2,
     heads=4,
     mlp=2,
     norm="l1",
     activation="relu",
-    hidden=(224, 160),
+    hidden=(192, 160),
     shared_parameters=False,
 )
 
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
-        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT),
-        ModelConfig("checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext()),
-        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext()),
+        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=320, exact=True),
+        ModelConfig(
+            "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=320, exact=True
+        ),
+        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=320, exact=True),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
     )
 }

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vitrail import config
 from vitrail.coding import SymbolCoder, Tables
-from vitrail.layers import clamp_through
+from vitrail.straight import clamp_through
 
 LEVELS = 64
 SMALLEST, LARGEST = 0.11, 64.0

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from vitrail import exact
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -21,16 +24,54 @@ class L1Norm(nn.Module):
         return x / (x.abs().mean(-1, keepdim=True) + 1e-3) * self.weight
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "l1": L1Norm}
+class Linear(nn.Linear):
+    """A linear layer on one or more inputs, concatenated."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int) -> None:
+        super().__init__(sum(inputs), outputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs (…, inputs[i]) to (…, outputs)."""
+        return super().forward(torch.cat(inputs, -1))
+
+
+def _conv(inputs: int, outputs: int, kernel: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+def _up(inputs: int, outputs: int) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, 2, 2)
+
+
+def _weigh(scores: Tensor) -> Tensor:
+    return torch.exp2(scores - scores.detach().amax(-1, keepdim=True))
+
+
+class Kit(NamedTuple):
+    """The layers of an entropy path: in floating point, or exact (`vitrail.exact`); their parameters are the same.
+
+    `linear(inputs, outputs)`, `conv(inputs, outputs, kernel)`, `up(inputs, outputs)`, `norm(channels)`;
+    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum.
+    """
+
+    linear: Callable[[Sequence[int], int], nn.Module]
+    conv: Callable[[int, int, int], nn.Module]
+    up: Callable[[int, int], nn.Module]
+    norm: Callable[[int], nn.Module]
+    weigh: Callable[[Tensor], Tensor]
+
+
+FLOAT = Kit(Linear, _conv, _up, L1Norm, _weigh)
+EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh)
 
 
 class ResidualBlock(nn.Module):
     """x + conv3(relu(conv3(x))), channels unchanged."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kit: Kit = FLOAT) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = kit.conv(channels, channels, 3)
+        self.conv2 = kit.conv(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
@@ -38,45 +79,9 @@ class ResidualBlock(nn.Module):
         return x + y
 
 
-def mlp(widths: Sequence[int], activation: str) -> nn.Sequential:
-    """Return linear layers of the given widths, input and output included, with the activation between."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [ACTIVATIONS[activation](), nn.Linear(inputs, outputs)]
-    return nn.Sequential(*layers[1:])
-
-
-class _RoundThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        return gradients[0]
-
-
-class _ClampThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.low, ctx.high = low, high  # type: ignore[attr-defined]
-        return x.clamp(low, high)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        (gradient,) = gradients
-        # A step goes against the gradient: only steps that lead further out are stopped.
-        outward = ((x < ctx.low) & (gradient > 0)) | ((x > ctx.high) & (gradient < 0))  # type: ignore[attr-defined]
-        return gradient.masked_fill(outward, 0), None, None
-
-
-def round_through(x: Tensor) -> Tensor:
-    """Round; the gradient passes unchanged."""
-    return _RoundThrough.apply(x)
-
-
-def clamp_through(x: Tensor, low: float, high: float) -> Tensor:
-    """Clamp to [low, high]; outside, the gradient passes where it leads back inside."""
-    return _ClampThrough.apply(x, low, high)
+def mlp(inputs: Sequence[int], widths: Sequence[int], activation: str, kit: Kit) -> nn.Sequential:
+    """Return linear layers with the activation between; the first takes several inputs, `widths` are the outputs."""
+    layers: list[nn.Module] = [kit.linear(inputs, widths[0])]
+    for before, after in pairwise(widths):
+        layers += [ACTIVATIONS[activation](), kit.linear([before], after)]
+    return nn.Sequential(*layers)

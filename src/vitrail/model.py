@@ -12,6 +12,7 @@ What is rounded is the residual to the hyperprior's mean, never to the context's
 context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -22,9 +23,11 @@ from torch.nn import functional
 from vitrail import contexts, distributions, hyperpriors, rate, transforms
 from vitrail.coding import RangeDecoder, RangeEncoder, SymbolCoder
 from vitrail.coding.coders import LIMIT
-from vitrail.config import ModelConfig
-from vitrail.errors import UsageError
-from vitrail.layers import round_through
+from vitrail.config import EContextformer, Gaussian, LightHyperprior, ModelConfig
+from vitrail.errors import ModelError, UsageError
+from vitrail.exact import guard
+from vitrail.layers import EXACT, FLOAT
+from vitrail.straight import round_through
 
 STRIDE = 16
 HYPER_STRIDE = 4
@@ -74,10 +77,15 @@ class Model(nn.Module):
         self.identity: bytes | None = None  # of the weights file that it was loaded from
         m = config.latents
         self.transform = transforms.build(config.transform, m)
-        self.hyperprior = hyperpriors.build(config.hyperprior, m)
+        kit = EXACT if config.exact else FLOAT
+        if config.exact:
+            _require_exact(config)
+        self.hyperprior = hyperpriors.build(config.hyperprior, m, kit)
         features = self.hyperprior.features
+        if self.hyperprior.features < m:
+            raise ModelError(f"the hyperprior's {self.hyperprior.features} features must hold a mean for {m} latents")
         self.distribution = distributions.build(config.distribution)
-        self.context = contexts.build(config.context, m, features, self.distribution.per_element)
+        self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = distributions.Prior(self.hyperprior.channels)
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
@@ -103,7 +111,7 @@ class Model(nn.Module):
 
     def features(self, z_hat: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
         """Map z_hat (B, N, a, b) to features (B, F, h, w); the first M are the mean of y."""
-        return (self.hyperprior.synthesis(z_hat) + self.condition(quality))[:, :, : size[0], : size[1]]
+        return (self.hyperprior.synthesis(z_hat.float()) + self.condition(quality))[:, :, : size[0], : size[1]]
 
     def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         return self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
@@ -119,15 +127,22 @@ class Model(nn.Module):
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         y, z = self._analyse(x, quality)
         z_hat = round_through(z)
-        features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
-        mean = features[:, : self.config.latents]
-        residual = y - mean
-        symbols = round_through(residual)
-        parameters = self.context(symbols, features).float()
+        with self._arithmetic(x.device.type):
+            features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
+            mean = features[:, : self.config.latents]
+            residual = y - mean
+            symbols = round_through(residual)
+            parameters = self.context(symbols, features).float()
         y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
         x_hat = self._synthesise(symbols + mean, quality)
         return Output(x_hat[:, :, : x.shape[2], : x.shape[3]], y_bits, z_bits)
+
+    def _arithmetic(self, device: str) -> AbstractContextManager[object]:
+        """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
+        if not self.config.exact:
+            return nullcontext()
+        return torch.autocast(device, enabled=False) if self.training else guard()
 
     def _noisy(self, values: Tensor, rounded: Tensor) -> Tensor:
         if not self.training:
@@ -146,8 +161,11 @@ class Model(nn.Module):
         at = _quality(quality, x)
         y, z = self._analyse(x, at)
         z_hat = z.round().clamp(-LIMIT, LIMIT)
-        mean = self.features(z_hat, at, (y.shape[2], y.shape[3]))[:, : self.config.latents]
-        return Latents(_integers(y - mean), _integers(z_hat))
+        return Latents(_integers(y - self._mean(z_hat, at, y)), _integers(z_hat))
+
+    def _mean(self, z_hat: Tensor, quality: Tensor, y: Tensor) -> Tensor:
+        with self._arithmetic(y.device.type):
+            return self.features(z_hat, quality, (y.shape[2], y.shape[3]))[:, : self.config.latents]
 
     @torch.no_grad()
     def traverse(
@@ -157,10 +175,21 @@ class Model(nn.Module):
 
         `size` is that of the picture in pixels. Returns the latents.
         """
+        device = self.log_gain.table.device
+        with self._arithmetic(device.type):
+            return self._traverse(coder, size, quality, latents, device)
+
+    def _traverse(
+        self,
+        coder: SymbolCoder,
+        size: tuple[int, int],
+        quality: int,
+        latents: Latents | None,
+        device: torch.device,
+    ) -> Latents:
         h, w = -(-size[0] // STRIDE), -(-size[1] // STRIDE)
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
         z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
-        device = self.log_gain.table.device
         z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
         walk = self.context.walk(self.features(z_hat, _quality(quality, z_hat), (h, w)))
         positions = self.context.order.positions(h, w)
@@ -183,8 +212,7 @@ class Model(nn.Module):
         y = torch.from_numpy(latents.y).to(device).float().unsqueeze(0)
         z_hat = torch.from_numpy(latents.z).to(device).float().unsqueeze(0)
         at = _quality(quality, y)
-        mean = self.features(z_hat, at, (y.shape[2], y.shape[3]))[:, : self.config.latents]
-        return self._synthesise(y + mean, at)[:, :, : size[0], : size[1]]
+        return self._synthesise(y + self._mean(z_hat, at, y), at)[:, :, : size[0], : size[1]]
 
     # -- the field's usual methods -------------------------------------------------------------------------------
 
@@ -204,6 +232,17 @@ class Model(nn.Module):
             self.reconstruct(self.traverse(RangeDecoder(string), shape, quality), shape, quality) for string in strings
         ]
         return {"x_hat": torch.cat(pictures).clamp(0, 1)}
+
+
+def _require_exact(config: ModelConfig) -> None:
+    parts = [type(config.hyperprior), type(config.distribution)]
+    float_context = isinstance(config.context, EContextformer) and (
+        config.context.norm != "l1" or config.context.activation != "relu"
+    )
+    if parts != [LightHyperprior, Gaussian] or float_context:
+        raise ModelError(
+            "an exact model needs LightHyperprior, Gaussian, the norm l1 and the activation relu; set exact=False"
+        )
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:

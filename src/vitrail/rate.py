@@ -26,9 +26,10 @@ class QualityTable(nn.Module):
 
     def forward(self, quality: Tensor) -> Tensor:
         """Map qualities (B,) in 1..100 to values (B, C, 1, 1)."""
-        place = position(quality.to(self.table.dtype)) * (KNOTS - 1)
+        # Single elementwise steps: `lerp` may be fused, and then differs between machines.
+        place = (quality.to(self.table.dtype) - 1) * ((KNOTS - 1) / 99)
         left = place.floor().clamp(0, KNOTS - 2)
-        fraction = (place - left).unsqueeze(1)
         index = left.long()
-        values = torch.lerp(self.table[index], self.table[index + 1], fraction)
+        low, high = self.table[index], self.table[index + 1]
+        values = low + (high - low) * (place - left).unsqueeze(1)
         return values[:, :, None, None]

@@ -56,10 +56,10 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
 
 
 def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
-    model = Model(config)
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     try:
+        model = Model(config)
         model.load_state_dict(wide)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{file} does not fit its own config; it was written by another version") from error
     return model

@@ -9,14 +9,15 @@ from vitrail import config
 from vitrail.contexts.base import ContextModel, Walk
 from vitrail.contexts.convolutional import CheckerboardContext, NoContext
 from vitrail.contexts.econtextformer import EContextformer
+from vitrail.layers import FLOAT, Kit
 
 __all__ = ["ContextModel", "Walk", "build"]
 
 
-def build(part: config.Context, latents: int, features: int, parameters: int) -> ContextModel:
+def build(part: config.Context, latents: int, features: int, parameters: int, kit: Kit = FLOAT) -> ContextModel:
     """Return the context model that a config names, for M latents, F features and P parameters an element."""
     if isinstance(part, config.NoContext):
-        return NoContext(part, latents, features, parameters)
+        return NoContext(part, latents, features, parameters, kit)
     if isinstance(part, config.CheckerboardContext):
-        return CheckerboardContext(part, latents, features, parameters)
-    return EContextformer(part, latents, features, parameters)
+        return CheckerboardContext(part, latents, features, parameters, kit)
+    return EContextformer(part, latents, features, parameters, kit)

@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from vitrail.errors import ModelError
-from vitrail.layers import mlp
+from vitrail.layers import Kit, mlp
 from vitrail.orders import Order
 
 
@@ -56,17 +56,24 @@ class ContextModel(nn.Module, ABC):
 class ParameterNetworks(nn.Module):
     """The entropy-parameter network: dense layers on (features, context) of each position.
 
-    The paper has one network for all segments; with `shared` off every segment has its own of the same size.
+    `networks` is 1, one for all segments as in the paper, or the number of segments, one for each.
     """
 
     def __init__(
-        self, inputs: int, hidden: Sequence[int], outputs: int, segments: int, shared: bool, activation: str
+        self,
+        inputs: Sequence[int],
+        widths: Sequence[int],
+        networks: int,
+        activation: str,
+        kit: Kit,
     ) -> None:
         super().__init__()
-        count = 1 if shared else segments
-        self.networks = nn.ModuleList(mlp([inputs, *hidden, outputs], activation) for _ in range(count))
+        self.networks = nn.ModuleList(mlp(inputs, widths, activation, kit) for _ in range(networks))
 
     def forward(self, segment: int, *inputs: Tensor) -> Tensor:
-        """Map inputs (B, n, …), concatenated, to outputs (B, n, outputs)."""
-        network = self.networks[segment if len(self.networks) > 1 else 0]
-        return network(torch.cat(inputs, -1))
+        """Map inputs (B, n, inputs[i]) to (B, n, widths[-1])."""
+        first, *rest = cast(nn.Sequential, self.networks[segment if len(self.networks) > 1 else 0]).children()
+        x: Tensor = first(*inputs)
+        for layer in rest:
+            x = layer(x)
+        return x

@@ -4,15 +4,16 @@ from torch import Tensor, nn
 
 from vitrail import config
 from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
+from vitrail.layers import Kit
 from vitrail.orders import checkered, whole
 
 
 class NoContext(ContextModel):
     """Parameters from the hyperprior alone; everything is one group."""
 
-    def __init__(self, part: config.NoContext, latents: int, features: int, parameters: int) -> None:
+    def __init__(self, part: config.NoContext, latents: int, features: int, parameters: int, kit: Kit) -> None:
         super().__init__(whole(), latents, parameters)
-        self.network = ParameterNetworks(features, part.hidden, parameters * latents, 1, True, "relu")
+        self.network = ParameterNetworks([features], [*part.hidden, parameters * latents], 1, "relu", kit)
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
         """See `ContextModel`."""
@@ -46,23 +47,22 @@ class CheckerboardContext(ContextModel):
     computation. Every group has its own convolution, over the segments that are known in part or whole.
     """
 
-    def __init__(self, part: config.CheckerboardContext, latents: int, features: int, parameters: int) -> None:
+    def __init__(
+        self, part: config.CheckerboardContext, latents: int, features: int, parameters: int, kit: Kit
+    ) -> None:
         super().__init__(checkered(part.order, part.segments), latents, parameters)
         self.known = [
             (1 + max(group.segment for group in self.order.groups[:step])) * self.segment_channels if step else 0
             for step in range(len(self.order.groups))
         ]
         self.width = part.width
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(known, part.width, part.kernel, padding=part.kernel // 2) for known in self.known[1:]
-        )
+        self.convolutions = nn.ModuleList(kit.conv(known, part.width, part.kernel) for known in self.known[1:])
         self.networks = ParameterNetworks(
-            features + part.width,
-            part.hidden,
-            parameters * self.segment_channels,
+            [features, part.width],
+            [*part.hidden, parameters * self.segment_channels],
             part.segments,
-            False,
             "relu",
+            kit,
         )
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:

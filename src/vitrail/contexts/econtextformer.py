@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from vitrail import config
 from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
 from vitrail.errors import ModelError
-from vitrail.layers import NORMS, mlp
+from vitrail.exact import LARGEST_WEIGHT, Grid, levels
+from vitrail.layers import EXACT, Kit, mlp
 from vitrail.orders import Group, checkered
 
 # Far below any score, yet finite: a row without a single allowed key must not become NaN.
@@ -86,35 +87,45 @@ class _Geometry:
 
 
 class _Attention(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, relations: int) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, relations: int, kit: Kit) -> None:
         super().__init__()
         self.heads, self.shift = part.heads, shift
-        self.qkv = nn.Linear(part.width, 3 * part.width)
-        self.project = nn.Linear(part.width, part.width)
+        self.weigh = kit.weigh
+        self.qkv = kit.linear([part.width], 3 * part.width)
+        self.project = kit.linear([part.width], part.width)
+        # What the two products of attention take must lie on grids if they are to be exact.
+        per_head = part.width // part.heads
+        keys = (2 * part.segments - 1) * part.window**2 // 2
+        bounds = [int(levels(per_head, 1) ** 0.5)] * 2 + [levels(keys, LARGEST_WEIGHT)]
+        self.grids = nn.ModuleList(Grid(bound) if kit is EXACT else nn.Identity() for bound in bounds)
         self.bias = nn.Parameter(torch.zeros(relations, part.heads))
 
     def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
         """Attend within windows; x (B, n, rows, slots, d), relation (n S, m S), mask (windows, 1, n S, m S)."""
         qkv = geometry.partition(self.qkv(x), self.shift)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            grid(each)
+            for grid, each in zip(
+                self.grids, qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4), strict=True
+            )
+        )
         if cache is not None:
             k, v = cache.extend(k, v)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
         scores = (scores.unflatten(0, (-1, len(mask))) + (bias + mask)).flatten(0, 1)
-        # Soft-max to base 2, divided after the sum over values: the form that integers can compute exactly.
-        weights = torch.exp2(scores - scores.detach().amax(-1, keepdim=True))
+        weights = self.weigh(scores)
         attended = (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
         return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))
 
 
 class _Block(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, relations: int) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, relations: int, kit: Kit) -> None:
         super().__init__()
-        self.norm1 = NORMS[part.norm](part.width)
-        self.attention = _Attention(part, shift, relations)
-        self.norm2 = NORMS[part.norm](part.width)
-        self.mlp = mlp([part.width, part.mlp * part.width, part.width], part.activation)
+        self.norm1 = _norm(part, kit)
+        self.attention = _Attention(part, shift, relations, kit)
+        self.norm2 = _norm(part, kit)
+        self.mlp = mlp([part.width], [part.mlp * part.width, part.width], part.activation, kit)
 
     def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
         attended: Tensor = self.attention(self.norm1(x), geometry, relation, mask, cache)
@@ -145,7 +156,7 @@ class _Cache:
 class EContextformer(ContextModel):
     """See the module's text. Tokens are numbered in coding order; without SFG token 0 is a start token."""
 
-    def __init__(self, part: config.EContextformer, latents: int, features: int, parameters: int) -> None:
+    def __init__(self, part: config.EContextformer, latents: int, features: int, parameters: int, kit: Kit) -> None:
         super().__init__(checkered(part.order, part.segments), latents, parameters)
         if part.window % 4 or part.width % part.heads:
             raise ModelError("the window must be a multiple of 4, the width a multiple of the heads")
@@ -161,19 +172,18 @@ class EContextformer(ContextModel):
         relation, relations = _relations(sources, targets, part)
         self.register_buffer("relation", relation, persistent=False)
         self.relation: Tensor
-        self.embed = nn.Linear(self.segment_channels, part.width)
+        self.embed = kit.linear([self.segment_channels], part.width)
         # The relative bias alone would not tell a token which segment it predicts.
         self.target = nn.Parameter(0.02 * torch.randn(len(sources), part.width))
         self.start = nn.Parameter(torch.zeros(part.width if part.sfg else self.segment_channels))
-        self.blocks = nn.ModuleList(_Block(part, bool(layer % 2), relations) for layer in range(part.layers))
-        self.norm = NORMS[part.norm](part.width)
+        self.blocks = nn.ModuleList(_Block(part, bool(layer % 2), relations, kit) for layer in range(part.layers))
+        self.norm = _norm(part, kit)
         self.networks = ParameterNetworks(
-            features + part.width,
-            part.hidden,
-            parameters * self.segment_channels,
-            part.segments,
-            part.shared_parameters,
+            [features, part.width],
+            [*part.hidden, parameters * self.segment_channels],
+            1 if part.shared_parameters else part.segments,
             part.activation,
+            kit,
         )
         self._geometry: dict[tuple[int, int, torch.device], _Geometry] = {}
 
@@ -286,6 +296,10 @@ class _EContextformerWalk(Walk):
         empty = torch.zeros_like(self.values[-1])
         values = torch.stack([self.values[index] if index <= token else empty for index in tokens], 1)
         return self.model.encode(values, tokens, self.geometry)[:, token]
+
+
+def _norm(part: config.EContextformer, kit: Kit) -> nn.Module:
+    return kit.norm(part.width) if part.norm == "l1" else nn.LayerNorm(part.width)
 
 
 def _relations(sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer) -> tuple[Tensor, int]:

@@ -4,12 +4,13 @@ from vitrail import config
 from vitrail.hyperpriors.base import Hyperprior
 from vitrail.hyperpriors.conv import ConvHyperprior
 from vitrail.hyperpriors.light import LightHyperprior
+from vitrail.layers import FLOAT, Kit
 
 __all__ = ["Hyperprior", "build"]
 
 
-def build(part: config.Hyperprior, latents: int) -> Hyperprior:
+def build(part: config.Hyperprior, latents: int, kit: Kit = FLOAT) -> Hyperprior:
     """Return the hyperprior that a config names, for M latent channels."""
     if isinstance(part, config.LightHyperprior):
-        return LightHyperprior(part, latents)
+        return LightHyperprior(part, latents, kit)
     return ConvHyperprior(part, latents)

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 from vitrail import config
 from vitrail.hyperpriors.base import Hyperprior
-from vitrail.layers import ResidualBlock
+from vitrail.layers import Kit, ResidualBlock
 
 
 class LightHyperprior(Hyperprior):
     """See the module's text."""
 
-    def __init__(self, part: config.LightHyperprior, latents: int) -> None:
+    def __init__(self, part: config.LightHyperprior, latents: int, kit: Kit) -> None:
         super().__init__()
         self.channels, self.features = part.width, part.features
         n = part.width
@@ -24,11 +24,11 @@ class LightHyperprior(Hyperprior):
             nn.Conv2d(n, n, 2, 2),
         )
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(n, n, 2, 2),
-            ResidualBlock(n),
-            nn.ConvTranspose2d(n, n, 2, 2),
+            kit.up(n, n),
+            ResidualBlock(n, kit),
+            kit.up(n, n),
             nn.ReLU(),
-            nn.Conv2d(n, part.features, 3, padding=1),
+            kit.conv(n, part.features, 3),
         )
 
     def analysis(self, y: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Store:
     def batch(self, count: int, crop: int) -> Tensor:
         """Return crops (count, 3, crop, crop) in 0..1, pictures drawn by area, flipped at random.
 
-        Half of them, where the picture is large enough, are scaled down by up to 2: this varies the content's scale
+        Three of four, where the picture is large enough, are scaled down by up to 2: this varies the content's scale
         and removes what an earlier lossy format left.
         """
         return torch.stack([self._crop(crop) for _ in range(count)]).contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ class Store:
         index = int(self.random.choice(len(self.sizes), p=self.weights))
         height, width = self.sizes[index]
         most = min(2.0, height / crop, width / crop)
-        factor = self.random.uniform(1, most) if most > 1 and self.random.random() < 0.5 else 1.0
+        factor = self.random.uniform(1, most) if most > 1 and self.random.random() < 0.75 else 1.0
         side = min(round(crop * factor), height, width)
         top = int(self.random.integers(height - side + 1))
         left = int(self.random.integers(width - side + 1))

@@ -1,8 +1,9 @@
 """Light transforms: a linear 16x16 block transform with a residual network beside it, each way.
 
 The linear paths start as the principal components of photographs (training fits them), so that the networks only
-learn what a fixed transform misses. All convolutions are dense 3x3, or patches without overlap: what a CPU runs at
-full speed. Hidden features are scaled by quality, since one network serves all rates.
+learn what a fixed transform misses; they keep float32 under autocast, since they carry what high rates need. All
+convolutions are dense 3x3, or patches without overlap: what a CPU runs at full speed. Hidden features are scaled by
+quality, since one network serves all rates.
 """
 
 import torch
@@ -36,30 +37,30 @@ class _Stages(nn.Module):
 
 
 class LightTransform(Transform):
-    """See the module's text; widths are those at 1/4 and 1/8, at 1/16 there are M channels."""
+    """See the module's text."""
 
     def __init__(self, part: config.LightTransform, latents: int) -> None:
         super().__init__()
-        quarter, eighth = part.widths
+        quarter, eighth, sixteenth = part.widths
         self.linear_analysis = nn.Conv2d(3, latents, PATCH, PATCH)
         self.linear_synthesis = nn.ConvTranspose2d(latents, 3, PATCH, PATCH)
         self.analysis_stages = _Stages(
             [
                 nn.Conv2d(3, quarter, 4, 4),
                 nn.Conv2d(quarter, eighth, 2, 2),
-                nn.Conv2d(eighth, latents, 2, 2),
+                nn.Conv2d(eighth, sixteenth, 2, 2),
             ],
-            [quarter, eighth, latents],
+            [quarter, eighth, sixteenth],
             list(part.blocks),
         )
-        self.analysis_head = nn.Conv2d(latents, latents, 1)
+        self.analysis_head = nn.Conv2d(sixteenth, latents, 1)
         self.synthesis_stages = _Stages(
             [
-                nn.Conv2d(latents, latents, 1),
-                nn.ConvTranspose2d(latents, eighth, 2, 2),
+                nn.Conv2d(latents, sixteenth, 1),
+                nn.ConvTranspose2d(sixteenth, eighth, 2, 2),
                 nn.ConvTranspose2d(eighth, quarter, 2, 2),
             ],
-            [latents, eighth, quarter],
+            [sixteenth, eighth, quarter],
             list(part.blocks[::-1]),
         )
         self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
@@ -83,7 +84,8 @@ class LightTransform(Transform):
         """See `Transform`."""
         x = x - 0.5
         y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
-        linear: Tensor = self.linear_analysis(x)
+        with torch.autocast(x.device.type, enabled=False):
+            linear: Tensor = self.linear_analysis(x.float())
         return linear + y
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
@@ -91,6 +93,7 @@ class LightTransform(Transform):
         x = functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
         # A transposed convolution into three channels is slow; as a matrix product and a shuffle it is not.
         weight = self.linear_synthesis.weight.flatten(1).T[:, :, None, None]
-        linear = functional.pixel_shuffle(functional.conv2d(y_hat, weight), PATCH)
+        with torch.autocast(x.device.type, enabled=False):
+            linear = functional.pixel_shuffle(functional.conv2d(y_hat.float(), weight), PATCH)
         assert self.linear_synthesis.bias is not None
         return linear + x + (self.linear_synthesis.bias + 0.5)[:, None, None]

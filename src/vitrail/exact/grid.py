@@ -1,0 +1,55 @@
+"""Grids: multiples of a power of two."""
+
+import torch
+from torch import Tensor, nn
+
+from vitrail.errors import ModelError
+from vitrail.straight import clamp_through, round_through
+
+_SMALLEST = 2.0**-30
+_FORGET = 0.999
+
+
+def power_of_two(x: Tensor) -> Tensor:
+    """Return the smallest power of two that is at least x > 0."""
+    mantissa, _ = torch.frexp(x)
+    # x is mantissa * 2^n with a mantissa in [1/2, 1): the division is exact.
+    return torch.where(mantissa == 0.5, x, x / mantissa)
+
+
+def levels(terms: int, other: int) -> int:
+    """Return the most levels, one less than a power of two, at which sums of products stay exact in float32.
+
+    A sum has `terms` products, with integers of at most `other`. Raises `ModelError` if not even one level is.
+    """
+    most = (2**24 - 1) // (terms * other)
+    if most < 1:
+        raise ModelError(f"sums of {terms} products with integers up to {other} are not exact in float32")
+    return int(2 ** ((most + 1).bit_length() - 1) - 1)
+
+
+def rows(weight: Tensor, levels: int) -> Tensor:
+    """Round every row of a matrix to at most `levels` multiples, each way, of the smallest step that holds it."""
+    step = power_of_two((weight.detach().abs().amax(1, keepdim=True) * (1.0 / levels)).clamp(min=_SMALLEST))
+    return clamp_through(round_through(weight / step), -levels, levels) * step
+
+
+class Grid(nn.Module):
+    """Round a tensor to at most `levels` multiples, each way, of a power of two; the rest is clamped.
+
+    The power follows the running maximum of |x| in training and is fixed otherwise.
+    """
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.register_buffer("largest", torch.zeros(()))
+        self.largest: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round x, any shape."""
+        if self.training:
+            with torch.no_grad():
+                self.largest.copy_(torch.maximum(x.abs().amax().float(), self.largest * _FORGET))
+        step = power_of_two((self.largest * (1.0 / self.levels)).clamp(min=_SMALLEST))
+        return clamp_through(round_through(x / step), -self.levels, self.levels) * step

@@ -1,0 +1,132 @@
+"""Layers on grids; the package's text says why they are exact."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitrail.exact.grid import Grid, levels, rows
+
+WEIGHT_LEVELS = 127
+# Of an attention weight.
+LARGEST_WEIGHT = 255
+
+
+class _Weights:
+    """A product's weights as a matrix on its rows' grids, computed once outside training."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def __call__(self, matrix: Tensor, training: bool) -> Tensor:
+        """Return the matrix (outputs, inputs) on its grids."""
+        if training:
+            self._kept = None
+            return rows(matrix, WEIGHT_LEVELS)
+        if self._kept is None or self._kept.device != matrix.device:
+            self._kept = rows(matrix.detach(), WEIGHT_LEVELS).contiguous()
+        return self._kept
+
+
+class Linear(nn.Linear):
+    """A linear layer on one or more inputs, whose products are added; each input has a grid of its own."""
+
+    def __init__(self, inputs: Sequence[int], outputs: int) -> None:
+        super().__init__(sum(inputs), outputs)
+        self.inputs = list(inputs)
+        self.grids = nn.ModuleList(Grid(levels(count, WEIGHT_LEVELS)) for count in inputs)
+        self._weights = _Weights()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs (…, inputs[i]) to (…, outputs)."""
+        weights = self._weights(self.weight, self.training).split(self.inputs, 1)
+        products = [
+            functional.linear(grid(x), weight) for x, grid, weight in zip(inputs, self.grids, weights, strict=True)
+        ]
+        return sum(products[1:], products[0]) + self.bias
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution of stride 1 that keeps the size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+        self.grid = Grid(levels(inputs * kernel**2, WEIGHT_LEVELS))
+        self._weights = _Weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, I, H, W) to (B, O, H, W)."""
+        (height, width), (k, _) = x.shape[2:], self.kernel_size
+        x = functional.pad(self.grid(x), (k // 2,) * 4).permute(0, 2, 3, 1)
+        views = [x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
+        weights = self._weights(self.weight.permute(0, 2, 3, 1).flatten(1), self.training)
+        product = functional.linear(torch.cat(views, -1), weights)
+        assert self.bias is not None
+        return (product + self.bias).permute(0, 3, 1, 2)
+
+
+class Up2x2(nn.ConvTranspose2d):
+    """A transposed 2x2 convolution of stride 2."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 2, 2)
+        self.grid = Grid(levels(inputs, WEIGHT_LEVELS))
+        self._weights = _Weights()
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, I, H, W) to (B, O, 2 H, 2 W)."""
+        weights = self._weights(self.weight.permute(1, 2, 3, 0).flatten(0, 2), self.training)
+        product = functional.linear(self.grid(x).permute(0, 2, 3, 1), weights)
+        product = product.unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        assert self.bias is not None
+        return product + self.bias[:, None, None]
+
+
+class L1Norm(nn.Module):
+    """Divide the last dimension by its mean magnitude, then scale."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.grid = Grid(levels(channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (…, C)."""
+        total = self.grid(x).abs().sum(-1, keepdim=True)
+        return x / (total * (1.0 / x.shape[-1]) + 1e-3) * self.weight
+
+
+class _Weigh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor) -> Tensor:
+        octaves = (scores * 16).round() * (1 / 16)
+        octaves = (octaves - octaves.amax(-1, keepdim=True)).clamp_(min=-64.0)
+        # As a float's bits, n + f octaves above the bias of 127 read 2^n (1 + f): straight between powers of two.
+        weights = ((octaves + 127) * 2**23).to(torch.int32).view(torch.float32)
+        weights = (weights * LARGEST_WEIGHT).floor()
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradients[0] * weights * 0.6931
+
+
+def weigh(scores: Tensor) -> Tensor:
+    """Return soft-max weights of scores in octaves (…, keys), not yet divided by their sum: 0..LARGEST_WEIGHT."""
+    return _Weigh.apply(scores)
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Switch off what would make products inexact: autocast, and float32 products in fewer bits."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,208 @@
+"""Exact arithmetic: equal integers in any order of summation, and the same parameters as the float layers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from vitrail import config, exact, weights
+from vitrail.coding import RangeDecoder, RangeEncoder
+from vitrail.errors import ModelError
+from vitrail.exact.grid import levels, power_of_two, rows
+from vitrail.layers import EXACT, FLOAT
+from vitrail.model import Latents, Model
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: exact.Linear([96], 64), (5, 96)),
+    "convolution": (lambda: exact.Conv2d(24, 32, 3), (2, 24, 9, 7)),
+    "up": (lambda: exact.Up2x2(48, 32), (2, 48, 5, 6)),
+    "norm": (lambda: exact.L1Norm(128), (7, 128)),
+}
+
+
+@given(st.floats(2.0**-29, 2.0**20, width=32))
+def test_power_of_two(x: float) -> None:
+    power = float(power_of_two(torch.tensor(x)))
+    assert x <= power < 2 * x
+    assert np.log2(power) % 1 == 0
+
+
+@given(st.integers(1, 2000), st.integers(1, 300))
+def test_levels_keep_sums_in_float32(terms: int, other: int) -> None:
+    assert terms * other * levels(terms, other) < 2**24
+    assert terms * other * (2 * levels(terms, other) + 1) >= 2**24
+
+
+def test_impossible_sums_are_refused() -> None:
+    with pytest.raises(ModelError, match="not exact"):
+        exact.Linear([2**18], 4)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000))
+def test_grids_round_and_stay(seed: int) -> None:
+    torch.manual_seed(seed)
+    grid = exact.Grid(127)
+    x = torch.randn(50) * 10 ** float(torch.randn(()))
+    grid(x)
+    grid.eval()
+    once = grid(x)
+    assert torch.equal(once, grid(once))
+    assert float((once - x).abs().max()) <= float(x.abs().max()) / 127 + 1e-30
+    matrix = rows(torch.randn(5, 20), 127)
+    assert torch.equal(matrix, rows(matrix, 127))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_sums_do_not_depend_on_their_order(name: str) -> None:
+    """The reference adds in float64, which holds every sum of this size; a float layer differs from it."""
+    build, shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer, x = build(), torch.randn(shape)
+    layer(x)
+    layer.eval()
+    y = layer(x)
+    reference = _double(layer)(x.double()).float()
+    if name != "norm":  # whose last steps are elementwise, in float32
+        assert torch.equal(y, reference)
+    assert torch.equal(layer(torch.cat([x, x, x]))[: len(x)], y)
+    with torch.backends.mkldnn.flags(enabled=False):
+        layer_again = build()
+        layer_again.load_state_dict(layer.state_dict())
+        assert torch.equal(layer_again.eval()(x), y)
+
+
+def _double(layer: nn.Module) -> nn.Module:
+    import copy
+
+    twin = copy.deepcopy(layer).double()
+    for module in twin.modules():
+        if hasattr(module, "_weights"):
+            module._weights._kept = None
+    return twin
+
+
+def test_attention_weights_are_integers_of_an_exponential() -> None:
+    scores = torch.linspace(-12, 3, 400)
+    weights_ = exact.weigh(scores)
+    assert torch.equal(weights_, weights_.round())
+    assert (float(weights_.min()), float(weights_.max())) == (0, exact.LARGEST_WEIGHT)
+    true = torch.exp2(scores - 3) * exact.LARGEST_WEIGHT
+    assert float((weights_ - true).abs().max()) < 0.09 * exact.LARGEST_WEIGHT
+    scores = scores.clone().requires_grad_()
+    exact.weigh(scores).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.min() >= 0
+
+
+def test_both_kits_have_the_same_parameters() -> None:
+    for float_layer, exact_layer in (
+        (FLOAT.linear([3, 4], 5), EXACT.linear([3, 4], 5)),
+        (FLOAT.conv(3, 4, 3), EXACT.conv(3, 4, 3)),
+        (FLOAT.up(3, 4), EXACT.up(3, 4)),
+        (FLOAT.norm(8), EXACT.norm(8)),
+    ):
+        exact_layer.load_state_dict(float_layer.state_dict(), strict=False)
+        names = [name for name, _ in float_layer.named_parameters()]
+        assert names == [name for name, _ in exact_layer.named_parameters()]
+
+
+@pytest.mark.parametrize("kit", ["linear", "conv", "up"])
+def test_exact_layers_compute_what_float_ones_do(kit: str) -> None:
+    torch.manual_seed(0)
+    arguments = {"linear": ([40], 30), "conv": (40, 30, 3), "up": (40, 30)}[kit]
+    near, far = getattr(EXACT, kit)(*arguments), getattr(FLOAT, kit)(*arguments)
+    near.load_state_dict(far.state_dict(), strict=False)
+    x = torch.randn(4, 40) if kit == "linear" else torch.randn(2, 40, 6, 5)
+    assert float((near(x) - far(x)).abs().max()) < 0.02 * float(far(x).abs().max())
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(0)
+    built = Model(replace(TINY, exact=True))
+    for name, parameter in built.named_parameters():
+        if name.startswith(("context", "hyperprior.decoder")) and parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.2)
+    built.prior.freeze()
+    built.train()
+    with torch.no_grad():
+        built(torch.rand(2, 3, 128, 128), torch.tensor([1.0, 100.0]))
+    return built.eval().requires_grad_(False)
+
+
+def random_latents(model: Model, h: int, w: int) -> Latents:
+    random = np.random.default_rng(0)
+    y = np.rint(random.laplace(0, 2, (model.config.latents, h, w))).astype(np.int32)
+    return Latents(y, np.rint(random.laplace(0, 2, (16, -(-h // 4), -(-w // 4)))).astype(np.int32))
+
+
+def test_walk_and_single_pass_give_the_same_numbers(model: Model) -> None:
+    latents = random_latents(model, 7, 9)
+    symbols = torch.from_numpy(latents.y).float()[None]
+    z_hat = torch.from_numpy(latents.z).float()[None]
+    features = model.features(z_hat, torch.tensor([30.0]), (7, 9))
+    single: Tensor = model.context(symbols, features)
+    positions = model.context.order.positions(7, 9)
+    walk = model.context.walk(features)
+    for step, group in enumerate(model.context.order.groups):
+        at = positions[group.phase]
+        expected = single.flatten(3)[:, :, model.context.channels(step), at]
+        assert torch.equal(walk.predict(step), expected)
+        walk.update(step, model.context.take(step, symbols, positions))
+    both = model.context(torch.cat([symbols, symbols.flip(2)]), torch.cat([features, features.flip(2)]))
+    assert torch.equal(both[:1], single)
+
+
+def test_bytes_survive_what_a_user_may_set(model: Model) -> None:
+    latents, size = random_latents(model, 7, 9), (100, 140)
+
+    def encoded() -> bytes:
+        encoder = RangeEncoder()
+        model.traverse(encoder, size, 30, latents)
+        return encoder.finish()
+
+    plain = encoded()
+    assert np.array_equal(model.traverse(RangeDecoder(plain), size, 30).y, latents.y)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert encoded() == plain
+        torch.set_float32_matmul_precision("medium")
+        with torch.autocast("cpu", torch.bfloat16), torch.backends.mkldnn.flags(enabled=False):
+            assert encoded() == plain
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_an_exact_file_says_so(model: Model, tmp_path: Path) -> None:
+    weights.save(model, tmp_path / "exact.safetensors", {})
+    from vitrail import codec, container, picture
+
+    source = picture.read(np.random.default_rng(0).integers(0, 255, (40, 70, 3), np.uint8))
+    loaded = weights.load(str(tmp_path / "exact.safetensors"))
+    data = codec.encode(source, loaded, 50).data
+    assert not container.read(data).research
+    assert codec.decode(data, loaded).image.size == (70, 40)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"hyperprior": config.ConvHyperprior(16)},
+        {"distribution": config.Mixture(2)},
+        {"context": config.EContextformer(width=16, layers=2, heads=2, window=4, hidden=(32,))},
+    ],
+)
+def test_what_cannot_be_exact_is_refused(parts: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match="exact=False"):
+        Model(replace(TINY, exact=True, **parts))  # type: ignore[arg-type]
