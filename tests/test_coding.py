@@ -66,7 +66,7 @@ def test_golden_words() -> None:
     assert encoder.finish()[:16].hex() == GOLDEN
 
 
-GOLDEN = "02fefdffff000002060af5f5f7fdfaff"
+GOLDEN = "03fdfcfffd0001040e11f2eff4010100"
 
 
 def test_mixture_of_one_is_the_gaussian() -> None:

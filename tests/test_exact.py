@@ -178,10 +178,23 @@ def test_bytes_survive_what_a_user_may_set(model: Model) -> None:
         torch.set_float32_matmul_precision("medium")
         with torch.autocast("cpu", torch.bfloat16), torch.backends.mkldnn.flags(enabled=False):
             assert encoded() == plain
+        torch.set_default_dtype(torch.float64)
+        assert encoded() == plain
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_machine_that_computes_other_numbers_is_refused(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(model, path, {})
+    monkeypatch.setattr(exact.L1Norm, "forward", lambda self, x: 1.0001 * x * self.weight)
+    with pytest.raises(ModelError, match="other numbers"):
+        weights.load(str(path))
 
 
 def test_an_exact_file_says_so(model: Model, tmp_path: Path) -> None:

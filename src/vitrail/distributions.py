@@ -55,7 +55,7 @@ def frozen_tables() -> tuple[Tensor, Tensor]:
     sigmas = scales(torch.arange(LEVELS, dtype=torch.float64))
     masses, reaches = [], []
     for sigma in sigmas:
-        reach = int(torch.ceil(4.5 * sigma)) + 1
+        reach = int(torch.ceil(6 * sigma)) + 2
         symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
         means = torch.arange(FRACTIONS, dtype=torch.float64)[:, None] / FRACTIONS
         rows = (mass(symbols, means, sigma) * TOTAL).round().clamp(min=1)

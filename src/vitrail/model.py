@@ -127,7 +127,7 @@ class Model(nn.Module):
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         y, z = self._analyse(x, quality)
         z_hat = round_through(z)
-        with self._arithmetic(x.device.type):
+        with self.arithmetic():
             features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
             mean = features[:, : self.config.latents]
             residual = y - mean
@@ -138,11 +138,11 @@ class Model(nn.Module):
         x_hat = self._synthesise(symbols + mean, quality)
         return Output(x_hat[:, :, : x.shape[2], : x.shape[3]], y_bits, z_bits)
 
-    def _arithmetic(self, device: str) -> AbstractContextManager[object]:
+    def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
         if not self.config.exact:
             return nullcontext()
-        return torch.autocast(device, enabled=False) if self.training else guard()
+        return torch.autocast(self.log_gain.table.device.type, enabled=False) if self.training else guard()
 
     def _noisy(self, values: Tensor, rounded: Tensor) -> Tensor:
         if not self.training:
@@ -164,7 +164,7 @@ class Model(nn.Module):
         return Latents(_integers(y - self._mean(z_hat, at, y)), _integers(z_hat))
 
     def _mean(self, z_hat: Tensor, quality: Tensor, y: Tensor) -> Tensor:
-        with self._arithmetic(y.device.type):
+        with self.arithmetic():
             return self.features(z_hat, quality, (y.shape[2], y.shape[3]))[:, : self.config.latents]
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class Model(nn.Module):
         `size` is that of the picture in pixels. Returns the latents.
         """
         device = self.log_gain.table.device
-        with self._arithmetic(device.type):
+        with self.arithmetic():
             return self._traverse(coder, size, quality, latents, device)
 
     def _traverse(
@@ -258,4 +258,4 @@ def _integers(x: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 def _quality(quality: int, like: Tensor) -> Tensor:
     if quality not in rate.QUALITIES:
         raise UsageError(f"quality is {quality}; give a whole number from 1 to 100")
-    return torch.full((1,), float(quality), device=like.device)
+    return torch.full((1,), float(quality), dtype=torch.float32, device=like.device)

@@ -1,21 +1,25 @@
 """Weights files: a model's parameters and tables on disk.
 
 A safetensors file holds the parameters in half precision, the integer tables as they are, and in its metadata the
-config and how the weights were made. So a file is all that is needed to build the model.
+config and how the weights were made. So a file is all that is needed to build the model. That of an exact model also
+holds the checksum of a small fixed latent's bytes: a machine that computes others is refused before it codes anything.
 """
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vitrail import zoo
+from vitrail.coding import RangeEncoder
 from vitrail.config import ModelConfig
 from vitrail.errors import ModelError
-from vitrail.model import Model
+from vitrail.model import STRIDE, Latents, Model
 from vitrail.picture import write_file
 
 
@@ -39,6 +43,10 @@ def _load(file: Path, modified: int) -> Model:
     if "config" not in notes:
         raise ModelError(f"{file} is not a weights file of Vitrail: it holds no config")
     model = _build(ModelConfig.from_json(notes["config"]), state, file)
+    if model.config.exact and notes.get("probe") != _probe(model):
+        raise ModelError(
+            f"this machine computes other numbers than the maker of {file} did; please report its processor"
+        )
     model.identity = zoo.identity(file)
     return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -52,14 +60,27 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     stored = _build(model.config, state, file)
     stored.freeze()
     state["prior.table_rows"] = stored.prior.table_rows
-    write_file(file, safetensors.torch.save(state, {"config": model.config.to_json(), **notes}))
+    metadata = {"config": model.config.to_json(), "probe": _probe(stored), **notes}
+    write_file(file, safetensors.torch.save(state, metadata))
+
+
+def _probe(model: Model) -> str:
+    """Return the checksum of the bytes that a small fixed latent takes."""
+    height, width, quality = 9, 10, 50
+    y, z = (
+        (np.arange(channels * h * w, dtype=np.int32) * 7 % 11 - 5).reshape(channels, h, w)
+        for channels, h, w in ((model.config.latents, height, width), (model.hyperprior.channels, 3, 3))
+    )
+    encoder = RangeEncoder()
+    model.eval().traverse(encoder, (STRIDE * height, STRIDE * width), quality, Latents(y, z))
+    return f"{zlib.crc32(encoder.finish()):08x}"
 
 
 def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     try:
         model = Model(config)
-        model.load_state_dict(wide)
+        model.float().load_state_dict(wide)  # whatever the user's default type is
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{file} does not fit its own config; it was written by another version") from error
     return model

@@ -11,6 +11,7 @@ from vitrail.cli.decompress import decompress
 from vitrail.cli.eval import eval_
 from vitrail.cli.info import info
 from vitrail.cli.models import models
+from vitrail.cli.selfcheck import selfcheck
 from vitrail.cli.train import train
 from vitrail.errors import VitrailError
 
@@ -36,5 +37,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, models, eval_, train):
+for command in (compress, decompress, info, models, eval_, train, selfcheck):
     main.add_command(command)

@@ -81,7 +81,7 @@ class _Geometry:
                 same = self._regions[:, :, None] == self._regions[:, None, :]
                 allowed = allowed & same[:, None, :, None]
             allowed = allowed.expand(-1, -1, self.window**2 // 2, -1, -1)
-            mask = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, _MASKED)
+            mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, _MASKED)
             self._masks[index] = mask.flatten(3, 4).flatten(1, 2).unsqueeze(1)
         return self._masks[index]
 
