@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vitrail import picture, zoo
 from vitrail.errors import VitrailError
@@ -47,6 +48,8 @@ class Row:
 def main(source: Path, out: Path, qualities: Sequence[int] = QUALITIES) -> None:
     """Print the table, and write the page, the decoded pictures and the `.vtl` files into the folder `out`.
 
+    `out`/comparison.webp shows all codecs at the first quality.
+
     Raises `VitrailError` for a picture that cannot be read, `OSError` for a folder that cannot be written.
     """
     image = _upright(source)
@@ -72,12 +75,26 @@ def main(source: Path, out: Path, qualities: Sequence[int] = QUALITIES) -> None:
             group.append(row)
         groups.append([asdict(row) for row in group])
 
+    picture.save(strip(out, groups[0]), out / "comparison.webp")
     content = {"name": source.name, "width": image.width, "height": image.height, "groups": groups}
     # Escaped, for a file's name may hold "</script>".
     data_block = json.dumps(content).replace("<", r"\u003c")
     page = (HERE / "demo.html").read_text("utf-8").replace("{{data}}", data_block)
     (out / "index.html").write_text(page, "utf-8")
     print(f"\nOpen {out / 'index.html'} to compare the pictures.")
+
+
+def strip(out: Path, rows: Sequence[dict[str, Any]]) -> Image.Image:
+    """Return the middles of the decoded pictures side by side, each above its codec's name, bytes and PSNR."""
+    width, height, text_height = 288, 320, 28
+    sheet = Image.new("RGB", (width * len(rows), height + text_height), "white")
+    for index, row in enumerate(rows):
+        with Image.open(out / row["picture"]) as decoded:
+            left, top = (decoded.width - width) // 2, (decoded.height - height) // 2
+            sheet.paste(decoded.crop((left, top, left + width, top + height)), (width * index, 0))
+        label = f"{row['codec']}  {row['bytes']:,} bytes  {row['psnr']:.1f} dB"
+        ImageDraw.Draw(sheet).text((width * index + 8, height + 5), label, "black", ImageFont.load_default(15))
+    return sheet
 
 
 def nearest(coder: Codec, image: Image.Image, size: int) -> int:

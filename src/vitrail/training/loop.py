@@ -40,7 +40,7 @@ class Settings:
     muon: float = 2e-3
     adamw: float = 1e-3
     warmup: float = 0.02
-    decay: float = 0.45
+    decay: float = 0.8
     average: float = 0.999
     save_minutes: float = 3.0
     valid_minutes: float = 10.0
@@ -159,7 +159,8 @@ class _Run:
         saved = validated = time.monotonic()
         totals: list[Tensor] = []
         layout = "{percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        with tqdm(total=1.0, bar_format=layout, disable=not self.fabric.is_global_zero) as bar:
+        done, quiet = min(self.progress, 1.0), not self.fabric.is_global_zero
+        with tqdm(total=1.0, initial=done, miniters=0, bar_format=layout, disable=quiet) as bar:
             while self.progress < 1:
                 began = time.monotonic()
                 if not self.decaying and self.progress > 1 - self.settings.decay:
