@@ -1,6 +1,8 @@
 """Pictures to files and back: exactness, sizes, rates, damage."""
 
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +91,7 @@ def test_a_forged_file_is_refused(model: Model, photo: Image.Image) -> None:
         forged = container.write(replace(file, latents=random.bytes(length)))
         with pytest.raises(vitrail.FormatError, match="damaged"):
             codec.decode(forged, model)
-    with pytest.raises(vitrail.FormatError, match="research-only"):
+    with pytest.raises(vitrail.FormatError, match="for research"):
         codec.decode(container.write(replace(file, symbols_crc=file.symbols_crc ^ 1)), model)
 
 
@@ -99,7 +101,7 @@ def test_other_weights_are_refused(model: Model, tiny: Path, tmp_path: Path, pho
         vitrail.decompress(data)
     other = tmp_path / "other.safetensors"
     weights.save(model, other, {"training": "one byte more"})
-    with pytest.raises(vitrail.ModelError, match="not tiny"):
+    with pytest.raises(vitrail.ModelError, match="tiny has"):
         codec.decode(data, weights.load(str(other)))
 
 
@@ -171,3 +173,40 @@ class TestShipped:
         output = model(tensor(source), quality)
         estimate = float(output.y_bits.sum() + output.z_bits.sum()) / 8
         assert abs(len(codec.encode(source, model, quality).data) - estimate) < 0.01 * estimate + 32
+
+
+def test_a_short_file_of_a_large_picture_is_refused_before_it_costs(model: Model, photo: Image.Image) -> None:
+    file = container.read(codec.encode(picture.read(photo.crop((0, 0, 16, 16))), model, 50).data)
+    forged = container.write(replace(file, width=8000, height=8000, latents=b""))
+    with pytest.raises(vitrail.FormatError, match="too short"):
+        codec.decode(forged, model)
+
+
+def test_a_trained_model_does_not_pass_for_its_file(tiny: Path, photo: Image.Image) -> None:
+    loaded = vitrail.load_model(tiny)
+    assert loaded is not vitrail.load_model(tiny)
+    loaded.train()
+    with pytest.raises(vitrail.UsageError, match="load that"):
+        vitrail.compress(photo.crop((0, 0, 16, 16)), 50, loaded.eval())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: vitrail.decompress("x.vtl"),  # type: ignore[arg-type]
+        lambda: vitrail.compress(np.zeros((4, 4), np.uint8), 50, None),  # type: ignore[arg-type]
+        lambda: vitrail.load_model(None),  # type: ignore[arg-type]
+        lambda: vitrail.compress(None),  # type: ignore[arg-type]
+    ],
+)
+def test_wrong_types_are_told(call: Callable[[], object]) -> None:
+    with pytest.raises(vitrail.VitrailError):
+        call()
+
+
+def test_threads_do_not_disturb_each_other(model: Model, photo: Image.Image) -> None:
+    source = picture.read(photo.crop((0, 0, 64, 64)))
+    data = codec.encode(source, model, 50).data
+    with ThreadPoolExecutor(4) as pool:
+        decoded = list(pool.map(lambda _: np.asarray(codec.decode(data, model).image), range(12)))
+    assert all(np.array_equal(decoded[0], other) for other in decoded)

@@ -66,7 +66,7 @@ def test_golden_words() -> None:
     assert encoder.finish()[:16].hex() == GOLDEN
 
 
-GOLDEN = "03fdfcfffd0001040e11f2eff4010100"
+GOLDEN = "03fdfcfffd0001042835f1efe154ec15"
 
 
 def test_mixture_of_one_is_the_gaussian() -> None:
@@ -87,9 +87,11 @@ def test_components_may_change_places() -> None:
 @pytest.mark.parametrize("part", [config.Gaussian(), config.Mixture(3)])
 def test_probabilities_sum_to_one(part: config.Distribution) -> None:
     distribution = distributions.build(part)
-    parameters = torch.randn(1, distribution.per_element, 1).expand(-1, -1, 801)
-    bits = distribution.bits(torch.arange(-400.0, 401.0)[None], parameters)
-    assert abs(float(torch.exp2(-bits.double()).sum()) - 1) < 2e-3
+    parameters = torch.randn(1, distribution.per_element, 1).expand(-1, -1, 201)
+    bits = distribution.bits(torch.arange(-100.0, 101.0)[None], parameters)
+    assert (
+        abs(float(torch.exp2(-bits.double()).sum()) - 1) < 5e-3
+    )  # every symbol has at least the least mass of a table
 
 
 def test_truncated_words() -> None:

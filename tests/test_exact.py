@@ -70,8 +70,9 @@ def test_sums_do_not_depend_on_their_order(name: str) -> None:
     layer.eval()
     y = layer(x)
     reference = _double(layer)(x.double()).float()
-    if name != "norm":  # whose last steps are elementwise, in float32
+    if name in ("linear", "up"):  # the others end in elementwise steps, in float32
         assert torch.equal(y, reference)
+    assert torch.allclose(y, reference, rtol=1e-5, atol=1e-6)
     assert torch.equal(layer(torch.cat([x, x, x]))[: len(x)], y)
     with torch.backends.mkldnn.flags(enabled=False):
         layer_again = build()
@@ -219,3 +220,36 @@ def test_an_exact_file_says_so(model: Model, tmp_path: Path) -> None:
 def test_what_cannot_be_exact_is_refused(parts: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="exact=False"):
         Model(replace(TINY, exact=True, **parts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "ieee"])
+def test_the_newer_precision_settings_do_not_interfere(model: Model, precision: str) -> None:
+    latents = random_latents(model, 4, 4)
+    encoder = RangeEncoder()
+    model.traverse(encoder, (64, 64), 30, latents)
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = backend.fp32_precision
+    backend.fp32_precision = precision
+    try:
+        again = RangeEncoder()
+        model.traverse(again, (64, 64), 30, latents)
+        assert backend.fp32_precision == precision
+    finally:
+        backend.fp32_precision = before
+    assert again.finish() == encoder.finish()
+
+
+def test_loading_other_parameters_is_noticed() -> None:
+    layer, other, x = exact.Linear([8], 4), exact.Linear([8], 4), torch.randn(3, 8)
+    layer(x), other(x)
+    layer.eval()(x)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), other.eval()(x))
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_attention_keeps_its_bound_without_sfg(segments: int) -> None:
+    part = config.EContextformer(segments, width=32, heads=1, window=8, norm="l1", activation="relu", sfg=False)
+    built = Model(replace(TINY, exact=True, context=part))
+    values = built.context.blocks[0].attention.grids[2]  # type: ignore[index, union-attr]
+    assert 2 * segments * 32 * exact.LARGEST_WEIGHT * values.levels < 2**24

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import pathlib
 import struct
 import zlib
 from dataclasses import replace
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from vitrail.errors import PictureError
-from vitrail.picture import Picture, read, save, to_image, write_file
+from vitrail.errors import PictureError, UsageError, VitrailError
+from vitrail.picture import Picture, read, save, to_image
+from vitrail.storage import write_file
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/">é</x:xmpmeta>'.encode()
@@ -320,7 +322,7 @@ def test_arrays_that_are_no_pictures_are_refused(array):
         read(array)
 
 
-def one_line(error: pytest.ExceptionInfo[PictureError]) -> str:
+def one_line(error: pytest.ExceptionInfo[VitrailError]) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -409,7 +411,7 @@ def test_what_cannot_be_saved_is_said_and_leaves_nothing(tmp_path):
         (rgb, tmp_path / "missing" / "a.png", None, "cannot write"),
         (rgb, tmp_path / "folder.png", None, "not a regular file"),
     ]:
-        with pytest.raises(PictureError) as error:
+        with pytest.raises(VitrailError) as error:
             save(image, target, format_)
         assert words in one_line(error)
     assert os.listdir(tmp_path) == ["folder.png"]
@@ -426,7 +428,7 @@ def test_files_are_written_through_links_and_never_in_part(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(PictureError, match="No space left"):
+    with pytest.raises(UsageError, match="No space left"):
         write_file(tmp_path / "file", b"newer")
     assert (tmp_path / "file").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
@@ -435,3 +437,19 @@ def test_files_are_written_through_links_and_never_in_part(tmp_path, monkeypatch
 def test_unequal_channels_of_a_gray_picture_become_luma():
     pixels = np.array([[[255, 0, 0], [7, 7, 7]]], np.uint8)
     assert np.array(to_image(Picture(pixels, True))).tolist() == [[76, 7]]
+
+
+def test_formats_without_metadata_say_what_they_lose(tmp_path: pathlib.Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info["icc_profile"] = b"profile"
+    assert save(image, tmp_path / "a.png") == ()
+    (said,) = save(image, tmp_path / "a.bmp")
+    assert "ICC" in said
+
+
+def test_a_gamma_is_not_lost_silently() -> None:
+    image = Image.new("RGB", (4, 4))
+    image.info["gamma"] = 1.0
+    assert "gamma" in read(image).warnings[0]
+    image.info["gamma"] = 0.45455
+    assert read(image).warnings == ()

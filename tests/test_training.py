@@ -44,26 +44,43 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_store_holds_the_photographs(store: Path, photo: Image.Image) -> None:
-    opened = Store(store, torch.device("cpu"), 0)
-    assert [entry["name"] for entry in json.loads((store / "index.json").read_text())] == ["a.png", "more.tar/b.png"]
+    opened = Store(store, torch.device("cpu"))
+    assert [entry["name"] for entry in json.loads((store / "index.json").read_text())["pictures"]] == [
+        "a.png",
+        "more.tar/b.png",
+    ]
     assert opened.sizes == [(512, 768), (768, 512)]
     assert np.array_equal(opened.picture(0).numpy(), np.asarray(photo))
 
 
 def test_crops(store: Path) -> None:
-    opened = Store(store, torch.device("cpu"), 0)
+    opened = Store(store, torch.device("cpu"))
     crops = opened.batch(8, 128)
     assert crops.shape == (8, 3, 128, 128)
     assert 0 <= float(crops.min()) < float(crops.max()) <= 1
-    assert torch.equal(crops, Store(store, torch.device("cpu"), 0).batch(8, 128))
+    assert torch.equal(crops, Store(store, torch.device("cpu")).batch(8, 128))
     assert not torch.equal(crops, opened.batch(8, 128))
 
 
 def test_a_folder_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no photograph"):
         build(tmp_path, tmp_path / "store")
+    (tmp_path / "bad.tar").write_text("no archive")
+    with pytest.raises(UsageError, match="not a tar"):
+        build(tmp_path, tmp_path / "store")
     with pytest.raises(UsageError, match="no pictures"):
         validation.pictures(tmp_path)
+
+
+def test_a_store_is_of_one_folder(store: Path, folder: Path, tmp_path: Path) -> None:
+    build(folder, store)
+    with pytest.raises(UsageError, match="made from"):
+        build(tmp_path, store)
+
+
+def test_crops_larger_than_any_photograph(store: Path) -> None:
+    with pytest.raises(UsageError, match="smaller crop"):
+        Store(store, torch.device("cpu")).batch(1, 576)
 
 
 def test_qualities_cover_the_scale() -> None:
@@ -72,7 +89,7 @@ def test_qualities_cover_the_scale() -> None:
 
 
 def test_schedule() -> None:
-    settings = loop.Settings(minutes=1)
+    settings = loop.Settings(minutes=1, decay=0.5)
     assert settings.rate(0) == 0
     assert settings.rate(0.01) == pytest.approx(0.5)
     assert settings.rate(0.3) == 1
@@ -100,7 +117,7 @@ def test_every_parameter_has_an_optimizer_and_learns(store: Path) -> None:
         for parameter in model.hyperprior.encoder.parameters():  # type: ignore[union-attr]
             parameter.mul_(2)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    crops = Store(store, torch.device("cpu"), 0).batch(2, 128)
+    crops = Store(store, torch.device("cpu")).batch(2, 128)
     losses = []
     for _ in range(12):
         loss, _ = RateDistortion(model)(crops, torch.tensor([20.0, 80.0]))
@@ -120,7 +137,6 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     loop.train(replace(TINY, exact=True), store, folder, tmp_path, settings, resume=False)
     first = weights.load(str(tmp_path / "weights.safetensors"))
     assert first.config == replace(TINY, exact=True)
-    assert (tmp_path / "flat.safetensors").is_file()
     steps = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0]
     assert steps > 0
     loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=0.05), resume=True)

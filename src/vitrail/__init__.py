@@ -6,10 +6,12 @@
 Importing the package is cheap; torch is imported by the first call that needs it.
 """
 
+import os
 import warnings
 from typing import TYPE_CHECKING
 
 from vitrail.errors import FormatError, ModelError, PictureError, UsageError, VitrailError
+from vitrail.zoo import DEFAULT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,30 +32,37 @@ __all__ = [
 ]
 
 
-def compress(image: "Source", quality: int = 50, model: "str | Model" = "econtextformer-s") -> bytes:
+def compress(image: "Source", quality: int = 50, model: "str | os.PathLike[str] | Model" = DEFAULT) -> bytes:
     """Return the `.vtl` file of a picture.
 
     `image`: a path, a file's bytes, a binary stream, a Pillow image of any mode, or a uint8 array (H, W), (H, W, 3) or
     (H, W, 4). `quality`: 1 to 100. `model`: a name (see `models`), a weights file, or a loaded model. What a file
     cannot keep is told by `warnings.warn`. Raises `VitrailError`.
     """
-    from vitrail import codec, picture
+    from vitrail import codec, picture, weights
+    from vitrail.model import Model
 
+    if not isinstance(model, str | os.PathLike | Model):
+        raise UsageError(f"a model is a name, a path or a loaded model, not {type(model).__name__}")
     source = picture.read(image)
     for warning in source.warnings:
         warnings.warn(warning, stacklevel=2)
-    return codec.encode(source, load_model(model) if isinstance(model, str) else model, quality).data
+    return codec.encode(source, model if isinstance(model, Model) else weights.shared(os.fspath(model)), quality).data
 
 
 def decompress(data: bytes) -> "Image.Image":
     """Return a `.vtl` file's picture, with `icc_profile`, `exif` and `xmp` in its `info`. Raises `VitrailError`."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise UsageError(f"a .vtl file's bytes are wanted, not {type(data).__name__}; read the file first")
     from vitrail import codec
 
-    return codec.decode(data).image
+    return codec.decode(bytes(data)).image
 
 
-def load_model(name: str = "econtextformer-s") -> "Model":
-    """Return a model of the package by name, or of a weights file by path. Raises `ModelError`."""
+def load_model(name: str | os.PathLike[str] = DEFAULT) -> "Model":
+    """Return a model of the package by name, or of a weights file by path. Raises `VitrailError`."""
+    if not isinstance(name, str | os.PathLike):
+        raise UsageError(f"a model's name or path is wanted, not {type(name).__name__}")
     from vitrail import weights
 
     return weights.load(name)

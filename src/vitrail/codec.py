@@ -1,5 +1,6 @@
 """A picture and a model <-> the bytes of a `.vtl` file."""
 
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from vitrail import container, picture, weights, zoo
+from vitrail import container, picture, rate, weights, zoo
 from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.errors import FormatError, ModelError, UsageError
 from vitrail.model import Latents, Model
@@ -29,25 +30,28 @@ class Decoded(NamedTuple):
     coder_seconds: float
 
 
+_LOCK = threading.RLock()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Run on one thread: a walk's many small operations starve when threads wait for a busy core at each of them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _LOCK:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def encode(source: Picture, model: Model, quality: int) -> Encoded:
     """Compress a picture at a quality of 1..100. Raises `UsageError`."""
     if model.identity is None:
-        raise UsageError("the model was not loaded from a weights file; save it with vitrail.weights.save first")
-    if not isinstance(quality, int) or not 1 <= quality <= 100:
-        raise UsageError(f"quality is {quality!r}; give a whole number from 1 to 100")
+        raise UsageError("the model is not as loaded from a weights file; save it with vitrail.weights.save, load that")
+    quality = rate.check(quality)
     height, width = source.pixels.shape[:2]
-    x = torch.from_numpy(source.pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
+    x = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).unsqueeze(0).float() / 255
     latents = model.latents(x, quality)
     encoder = RangeEncoder()
     with _one_thread():
@@ -78,16 +82,17 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
     if model is None:
         model = _model(file.model_id)
     if model.identity != file.model_id:
-        raise ModelError(f"the file needs the model with id {file.model_id.hex()}, not {model.config.name}")
+        given = model.identity.hex() if model.identity else "none"
+        raise ModelError(f"the file needs the model with id {file.model_id.hex()}; {model.config.name} has {given}")
     size = (file.height, file.width)
+    if len(file.latents) < model.least_bytes(size):
+        raise FormatError("the file is damaged: it is too short for a picture of its size")
     decoder = RangeDecoder(file.latents)
     with _one_thread():
         latents = model.traverse(decoder, size, file.quality)
     if checksum(latents) != file.symbols_crc:
-        raise FormatError(
-            "the decoded symbols are not those that were written: the file is damaged, or this machine "
-            "computes other numbers than the writer's (the model is research-only); decode it where it was made"
-        )
+        told = "; its model is for research, and other machines may compute other numbers" if file.research else ""
+        raise FormatError(f"the file is damaged: its symbols are not those that were written{told}")
     pixels = reconstruct(model, latents, size, file.quality)
     decoded = Picture(pixels, file.gray, file.alpha, file.icc, file.exif, file.xmp)
     return Decoded(picture.to_image(decoded), decoder.seconds)
@@ -96,7 +101,7 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
 def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> Pixels:
     """Return the pixels (H, W, 3) uint8 that the latents stand for."""
     x_hat = model.reconstruct(latents, size, quality)[0]
-    return (x_hat * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return (x_hat * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def checksum(latents: Latents) -> int:
@@ -111,4 +116,4 @@ def _model(model_id: bytes) -> Model:
             f"the file needs the model with id {model_id.hex()}, which this version does not ship; "
             "name its weights file (--model)"
         )
-    return weights.load(name)
+    return weights.shared(name)

@@ -2,8 +2,9 @@
 
 Symbols are integers. A Gaussian with mean m and scale s gives the symbol k the mass of [k - 1/2, k + 1/2]. Scales are
 powers of a fixed ratio and the network gives the exponent, so that coding only has to round it: a table is chosen by
-the rounded exponent and by the fraction of the mean in eighths; its whole part shifts the symbol. The tables are
-integers that travel with the weights and are never computed where a file is read.
+the rounded exponent and by the fraction of the mean, in steps that are finer for narrow Gaussians; the mean's whole
+part shifts the symbol. The tables are integers that travel with the weights: where a file is read, those are used, and
+never others computed there.
 """
 
 from abc import ABC, abstractmethod
@@ -20,11 +21,14 @@ from vitrail.straight import clamp_through
 
 LEVELS = 64
 SMALLEST, LARGEST = 0.11, 64.0
-FRACTIONS = 8
+# Steps of the mean between two integers, for the narrow levels (scales up to 0.5) and the others. With 8 for all, files
+# of low rates were 1.6 % longer.
+NARROW, FINE, COARSE = 16, 32, 8
 TOTAL = 1 << 16
 # Where the network starts, and how fast it moves on the exponent's scale.
 _START, _SPEED = 24.0, 8.0
-_LEAST = 2.0**-20
+# The least mass of a symbol in a table.
+_LEAST = 1 / TOTAL
 
 Integers = NDArray[np.int32]
 
@@ -49,18 +53,19 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 def frozen_tables() -> tuple[Tensor, Tensor]:
     """Return integer masses (int32, all tables one after another) and each table's reach (int32).
 
-    Table scale * FRACTIONS + fraction holds the masses of the symbols -reach .. reach + 1, then that of the escape,
-    and sums to about TOTAL.
+    Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
+    then that of the escape, and sums to about TOTAL.
     """
     sigmas = scales(torch.arange(LEVELS, dtype=torch.float64))
     masses, reaches = [], []
-    for sigma in sigmas:
+    for level, sigma in enumerate(sigmas):
+        count = FINE if level < NARROW else COARSE
         reach = int(torch.ceil(6 * sigma)) + 2
         symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
-        means = torch.arange(FRACTIONS, dtype=torch.float64)[:, None] / FRACTIONS
+        means = torch.arange(count, dtype=torch.float64)[:, None] / count
         rows = (mass(symbols, means, sigma) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
-        reaches += [reach] * FRACTIONS
+        reaches += [reach] * count
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
 
 
@@ -85,6 +90,11 @@ class Distribution(nn.Module, ABC):
             self._tables = Tables(self.table_masses.cpu().numpy(), -reach, 2 * reach + 3)
         return self._tables
 
+    def least_bits(self) -> float:
+        """Return the cost in bits of the most likely symbol of the narrowest table."""
+        row = self.tables().row(0)
+        return float(np.log2(row.sum() / row.max()))
+
     @abstractmethod
     def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
         """Return the cost in bits (B, …) of values (B, …), which may lie between integers (training)."""
@@ -101,9 +111,14 @@ def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 def _indices(mean: Tensor, exponent: Tensor) -> tuple[Integers, Integers]:
     """Return the table index and the whole part of the mean."""
     mean, exponent = _moments(mean, exponent)
-    eighths = (mean * FRACTIONS).round().clamp(-(2**17), 2**17).to(torch.int32)
-    index = exponent.round().to(torch.int32) * FRACTIONS + eighths % FRACTIONS
-    return index.cpu().numpy(), torch.div(eighths, FRACTIONS, rounding_mode="floor").cpu().numpy()
+    level = exponent.round().to(torch.int32)
+    narrow = level < NARROW
+    count = torch.where(narrow, FINE, COARSE)
+    start = torch.where(narrow, level * FINE, NARROW * FINE + (level - NARROW) * COARSE)
+    steps = (mean * count).round().clamp(-(2**17), 2**17).to(torch.int32)
+    index = (start + steps % count).to(torch.int32)
+    whole = torch.div(steps, count, rounding_mode="floor").to(torch.int32)
+    return index.cpu().numpy(), whole.cpu().numpy()
 
 
 class Gaussian(Distribution):
@@ -186,6 +201,7 @@ class Prior(nn.Module):
         self.log_scales = nn.Parameter(torch.full((channels, 3), -1.0))
         self.register_buffer("table_rows", torch.zeros(channels, 2 * self._REACH + 2, dtype=torch.int32))
         self.table_rows: Tensor
+        self._tables: Tables | None = None
 
     def _mass(self, values: Tensor) -> Tensor:
         """Return the mass of [values - 1/2, values + 1/2]; values (B, N, n)."""
@@ -207,16 +223,16 @@ class Prior(nn.Module):
             masses = self._mass(symbols.to(self.means.device).expand(1, len(self.logits), -1))[0] * TOTAL
             self.table_rows[:, :-1] = masses.round().clamp(min=1).int()
             self.table_rows[:, -1] = 1
+        self._tables = None
 
     def code(self, coder: SymbolCoder, shape: tuple[int, int], symbols: Integers | None) -> Integers:
         """Code z of one picture: symbols (N * a * b) in (channel, row, column) order, or None."""
-        rows = self.table_rows.cpu().numpy()
-        count = len(rows)
-        tables = Tables(
-            rows.reshape(-1), np.full(count, -self._REACH, np.int32), np.full(count, rows.shape[1], np.int32)
-        )
+        count, length = self.table_rows.shape
+        if self._tables is None:
+            first, lengths = np.full(count, -self._REACH, np.int32), np.full(count, length, np.int32)
+            self._tables = Tables(self.table_rows.cpu().numpy().reshape(-1), first, lengths)
         index = np.repeat(np.arange(count, dtype=np.int32), shape[0] * shape[1])
-        return coder.grouped(tables, index, symbols)
+        return coder.grouped(self._tables, index, symbols)
 
 
 def build(part: config.Distribution) -> Distribution:

@@ -51,7 +51,7 @@ class Kit(NamedTuple):
     """The layers of an entropy path: in floating point, or exact (`vitrail.exact`); their parameters are the same.
 
     `linear(inputs, outputs)`, `conv(inputs, outputs, kernel)`, `up(inputs, outputs)`, `norm(channels)`;
-    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum.
+    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum; `grid(levels)` rounds what enters a product.
     """
 
     linear: Callable[[Sequence[int], int], nn.Module]
@@ -59,10 +59,11 @@ class Kit(NamedTuple):
     up: Callable[[int, int], nn.Module]
     norm: Callable[[int], nn.Module]
     weigh: Callable[[Tensor], Tensor]
+    grid: Callable[[int], nn.Module]
 
 
-FLOAT = Kit(Linear, _conv, _up, L1Norm, _weigh)
-EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh)
+FLOAT = Kit(Linear, _conv, _up, L1Norm, _weigh, lambda levels: nn.Identity())
+EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh, exact.Grid)
 
 
 class ResidualBlock(nn.Module):

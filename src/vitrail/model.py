@@ -21,10 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail import contexts, distributions, hyperpriors, rate, transforms
-from vitrail.coding import RangeDecoder, RangeEncoder, SymbolCoder
-from vitrail.coding.coders import LIMIT
+from vitrail.coding import LIMIT, RangeDecoder, RangeEncoder, SymbolCoder
 from vitrail.config import EContextformer, Gaussian, LightHyperprior, ModelConfig
-from vitrail.errors import ModelError, UsageError
+from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
 from vitrail.straight import round_through
@@ -96,11 +95,22 @@ class Model(nn.Module):
             self.log_gain.table.copy_(-steps.log()[:, None])
             self.log_inverse_gain.table.copy_(steps.log()[:, None])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.log_gain.table.device
+
     def lambdas(self, quality: Tensor) -> Tensor:
         """Return the Lagrangian multipliers of qualities 1..100 (see `rate`)."""
         low, high = self.config.lambdas
         ratio: Tensor = (high / low) ** rate.position(quality)
         return low * ratio
+
+    def train(self, mode: bool = True) -> "Model":
+        """Switch training on or off; a model that was trained is no longer the one of its weights file."""
+        if mode:
+            self.identity = None
+        return super().train(mode)
 
     # -- the two halves of the way -------------------------------------------------------------------------------
 
@@ -142,7 +152,7 @@ class Model(nn.Module):
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
         if not self.config.exact:
             return nullcontext()
-        return torch.autocast(self.log_gain.table.device.type, enabled=False) if self.training else guard()
+        return torch.autocast(self.device.type, enabled=False) if self.training else guard()
 
     def _noisy(self, values: Tensor, rounded: Tensor) -> Tensor:
         if not self.training:
@@ -175,7 +185,7 @@ class Model(nn.Module):
 
         `size` is that of the picture in pixels. Returns the latents.
         """
-        device = self.log_gain.table.device
+        device = self.device
         with self.arithmetic():
             return self._traverse(coder, size, quality, latents, device)
 
@@ -205,10 +215,15 @@ class Model(nn.Module):
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
         return Latents(y.reshape(-1, h, w), z)
 
+    def least_bytes(self, size: tuple[int, int]) -> float:
+        """Return what y of a picture of this size takes at least: a shorter file cannot be whole."""
+        positions = -(-size[0] // STRIDE) * -(-size[1] // STRIDE)
+        return positions * self.config.latents * self.distribution.least_bits() / 8
+
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
         """Return the picture (1, 3, H, W), float, of decoded latents."""
-        device = self.log_gain.table.device
+        device = self.device
         y = torch.from_numpy(latents.y).to(device).float().unsqueeze(0)
         z_hat = torch.from_numpy(latents.z).to(device).float().unsqueeze(0)
         at = _quality(quality, y)
@@ -256,6 +271,4 @@ def _integers(x: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
 
 
 def _quality(quality: int, like: Tensor) -> Tensor:
-    if quality not in rate.QUALITIES:
-        raise UsageError(f"quality is {quality}; give a whole number from 1 to 100")
-    return torch.full((1,), float(quality), dtype=torch.float32, device=like.device)
+    return torch.full((1,), float(rate.check(quality)), dtype=torch.float32, device=like.device)

@@ -33,8 +33,8 @@ class Order:
 
         On a checkerboard phase 0 holds the positions whose row + column is even (eContextformer, section III-B).
         """
-        rows = torch.arange(height).unsqueeze(1)
-        columns = torch.arange(width).unsqueeze(0)
+        rows = torch.arange(height, device="cpu").unsqueeze(1)
+        columns = torch.arange(width, device="cpu").unsqueeze(0)
         phase = ((rows + columns) % self.phases).flatten()
         return [torch.nonzero(phase == index).flatten() for index in range(self.phases)]
 

@@ -3,10 +3,8 @@
 import contextlib
 import io
 import os
-import secrets
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from vitrail.container import MAX_PIXELS, size_fault
 from vitrail.errors import PictureError
+from vitrail.storage import write_file
 
 Pixels = npt.NDArray[np.uint8]
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels
@@ -29,6 +28,7 @@ _KEY_SCALE = {"1": 255, "L;2": 85, "L;4": 17}
 
 _EXIF_HEAD = b"Exif\0\0"
 _XMP_TAG = 700
+_SRGB_GAMMA = 0.45455
 
 # TIFF tags that say how that file stores its pixels, and XMP and ICC, which we keep apart from EXIF.
 _STORAGE_TAGS = {*range(254, 267), 273, *range(277, 282), 284, 317, 320, *range(322, 326), 330, 338, 339, 347}
@@ -50,6 +50,10 @@ _FORMATS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "PPM": (_OPAQUE, {}),
     "BMP": (_OPAQUE, {}),
 }
+
+
+_WITHOUT_METADATA = {"JPEG2000", "TGA", "PPM", "BMP"}
+_METADATA = {"icc_profile": "ICC profile", "exif": "EXIF", "xmp": "XMP"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,12 @@ def to_image(picture: Picture) -> Image.Image:
     return image
 
 
-def save(image: Image.Image, target: str | os.PathLike[str] | BinaryIO, format: str | None = None) -> None:  # noqa: A002
-    """Save an image of mode L, LA, RGB or RGBA.
+def save(
+    image: Image.Image,
+    target: str | os.PathLike[str] | BinaryIO,
+    format: str | None = None,  # noqa: A002
+) -> tuple[str, ...]:
+    """Save an image of mode L, LA, RGB or RGBA. Returns what is not kept, a sentence each.
 
     PNG, WebP, JPEG and AVIF keep ICC, EXIF and XMP; TIFF too, though it spreads EXIF over its own tags;
     JPEG 2000, TGA, PPM and BMP keep none. JPEG and AVIF are written with quality 95, the others lossless.
@@ -154,6 +162,8 @@ def save(image: Image.Image, target: str | os.PathLike[str] | BinaryIO, format: 
         write_file(path, buffer.getvalue())
     elif not isinstance(target, str | os.PathLike):
         target.write(buffer.getvalue())
+    lost = [label for key, label in _METADATA.items() if image.info.get(key)] if name in _WITHOUT_METADATA else []
+    return (f"{name} does not keep the picture's {', '.join(lost)}.",) if lost else ()
 
 
 def _metadata(image: Image.Image, name: str) -> dict[str, Any]:
@@ -171,30 +181,6 @@ def _metadata(image: Image.Image, name: str) -> dict[str, Any]:
         if xmp:
             options["exif"][_XMP_TAG] = xmp
     return {key: value for key, value in options.items() if value}
-
-
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: beside its place, then moved there over what was there.
-
-    Raises:
-        PictureError: the folder or the disk refuses, or `path` is something other than a regular file.
-
-    """
-    place = Path(path).resolve()
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        if place.exists() and not place.is_file():
-            raise PictureError(f"{path} is not a regular file; give another name")
-        try:
-            with beside.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise PictureError(f"cannot write {path}: {error.strerror or _first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -267,6 +253,9 @@ def _from_image(image: Image.Image) -> Picture:
         icc = None
     exif = _block(image.info.get("exif")) or _other_exif(image)
     xmp = _block(image.info.get("xmp")) or _block(image.info.get("XML:com.adobe.xmp"))
+    gamma = image.info.get("gamma")
+    if isinstance(gamma, float) and not icc and abs(gamma - _SRGB_GAMMA) > 0.001:
+        lost.append(f"A gamma of {gamma:g} is dropped: colours will look different.")
     texts = image.info.keys() & {"comment", "photoshop", *getattr(image, "text", {})}
     if texts := texts - {"XML:com.adobe.xmp", "Raw profile type exif"}:
         lost.append(f"Texts in the file are not kept: {', '.join(sorted(map(ascii, texts)))}.")

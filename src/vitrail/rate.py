@@ -5,11 +5,26 @@ loss is bits per pixel + lambda * 255^2 * MSE. Tables over the quality scale, in
 latents (after the gain units of Cui et al., CVPR 2021) and hidden features.
 """
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
+from vitrail.errors import UsageError
+
 KNOTS = 8
 QUALITIES = range(1, 101)
+
+
+def check(quality: object) -> int:
+    """Return the quality as an int. Raises `UsageError` if it is not a whole number of the scale."""
+    try:
+        whole = operator.index(quality)  # type: ignore[arg-type]
+    except TypeError:
+        whole = 0
+    if whole not in QUALITIES:
+        raise UsageError(f"quality is {quality!r}; give a whole number from 1 to 100")
+    return whole
 
 
 def position(quality: Tensor) -> Tensor:

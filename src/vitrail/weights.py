@@ -5,6 +5,8 @@ config and how the weights were made. So a file is all that is needed to build t
 holds the checksum of a small fixed latent's bytes: a machine that computes others is refused before it codes anything.
 """
 
+import json
+import os
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vitrail import zoo
@@ -20,39 +22,43 @@ from vitrail.coding import RangeEncoder
 from vitrail.config import ModelConfig
 from vitrail.errors import ModelError
 from vitrail.model import STRIDE, Latents, Model
-from vitrail.picture import write_file
+from vitrail.storage import write_file
 
 
-def load(name: str = zoo.DEFAULT) -> Model:
-    """Load a model of the package by name, or a weights file by path, for coding on the CPU.
-
-    The same object is returned while the file stays the same. Raises `ModelError`.
-    """
-    file = zoo.locate(name)
-    return _load(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _load(file: Path, modified: int) -> Model:
+def load(name: str | os.PathLike[str] = zoo.DEFAULT) -> Model:
+    """Load a model of the package by name, or a weights file by path, for coding on the CPU. Raises `ModelError`."""
+    file = zoo.locate(os.fspath(name))
     try:
-        with safe_open(file, "pt") as opened:
-            notes = opened.metadata() or {}
-            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        data = file.read_bytes()
+        state = safetensors.torch.load(data)
+        notes = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file} is not a weights file: {error}") from error
     if "config" not in notes:
         raise ModelError(f"{file} is not a weights file of Vitrail: it holds no config")
     model = _build(ModelConfig.from_json(notes["config"]), state, file)
+    model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.config.exact and notes.get("probe") != _probe(model):
-        raise ModelError(
-            f"this machine computes other numbers than the maker of {file} did; please report its processor"
-        )
-    model.identity = zoo.identity(file)
-    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        raise ModelError(f"this machine computes other numbers than the maker of {file} did; report its processor")
+    model.identity = zoo.identity(data)
+    return model
+
+
+def shared(name: str) -> Model:
+    """Return `load(name)`, the same object for as long as the file stays the same. It must not be changed."""
+    return _shared(name, zoo.locate(name).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _shared(name: str, modified: int) -> Model:
+    return load(name)
 
 
 def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     """Write a model's weights, whole or not at all; its tables are frozen from the stored half-precision values."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.half().isfinite().all()):
+            raise ModelError(f"the model cannot be saved: {name} holds values that half precision cannot")
     state = {
         key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
         for key, value in model.state_dict().items()
@@ -60,7 +66,7 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     stored = _build(model.config, state, file)
     stored.freeze()
     state["prior.table_rows"] = stored.prior.table_rows
-    metadata = {"config": model.config.to_json(), "probe": _probe(stored), **notes}
+    metadata = {"config": model.config.to_json(), **({"probe": _probe(stored)} if model.config.exact else {}), **notes}
     write_file(file, safetensors.torch.save(state, metadata))
 
 
@@ -79,8 +85,13 @@ def _probe(model: Model) -> str:
 def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     try:
-        model = Model(config)
-        model.float().load_state_dict(wide)  # whatever the user's default type is
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"{file} does not fit its own config; it was written by another version") from error
+        with torch.device("cpu"):  # whatever the user's default device and type are
+            model = Model(config).float()
+        model.load_state_dict(wide)
+    except ModelError:
+        raise
+    except Exception as error:  # a config from a damaged file can fail in any way
+        raise ModelError(f"{file} does not fit its own config; it is damaged, or of another version") from error
+    if any(not bool(value.isfinite().all()) for value in wide.values()):
+        raise ModelError(f"{file} is damaged: it holds values that are not finite")
     return model

@@ -33,10 +33,11 @@ def decompress(inputs: tuple[Path, ...], output: Path | None, model: str | None,
         image = codec.decode(files.read(source), loaded).image
         if target == files.STREAM:
             buffer = io.BytesIO()
-            picture.save(image, buffer, "PNG")
+            lost = picture.save(image, buffer, "PNG")
             files.write(target, buffer.getvalue())
         else:
-            picture.save(image, target)
+            lost = picture.save(image, target)
+        files.warn(source, lost)
         return {
             "input": str(source),
             "output": str(target),

@@ -59,7 +59,7 @@ def eval_(folder: Path, model: str, quality: list[int] | None, json: Path | None
         from vitrail.evaluation.bdrate import Curve, bd_rate, load_curve
         from vitrail.evaluation.codecs import codec
         from vitrail.evaluation.sweep import evaluate
-        from vitrail.picture import write_file
+        from vitrail.storage import write_file
     except ModuleNotFoundError as error:
         raise UsageError(f"vitrail eval needs {error.name}: pip install 'vitrail[eval]'") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def read(path: Path) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, or to standard output for `-`."""
-    from vitrail.picture import write_file
+    from vitrail.storage import write_file
 
     if path == STREAM:
         sys.stdout.buffer.write(data)
@@ -39,6 +40,13 @@ def destinations(sources: Sequence[Path], output: Path | None, suffix: str, forc
 
     Raises `UsageError` for an output that several sources share, or that exists already unless `force`.
     """
+    try:
+        return _destinations(sources, output, suffix, force)
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be used: {error.strerror}") from error
+
+
+def _destinations(sources: Sequence[Path], output: Path | None, suffix: str, force: bool) -> list[Path]:
     folder = output is not None and output != STREAM and output.is_dir()
     if output is not None and not folder and len(sources) > 1:
         raise UsageError(f"{output} is not a folder; give an existing folder for several files")
@@ -46,13 +54,16 @@ def destinations(sources: Sequence[Path], output: Path | None, suffix: str, forc
     for source in sources:
         if output is not None and not folder:
             results.append(output)
+        elif source == STREAM and folder:
+            raise UsageError(f"standard input has no name for a file in {output}; give a file's name")
         elif source == STREAM:
             results.append(STREAM)
+        elif not source.name:
+            raise UsageError(f"{source} is not a file")
         else:
             results.append((output or source.parent) / source.with_suffix(suffix).name)
-    taken = [result for result in results if result != STREAM]
-    for result in taken:
-        if taken.count(result) > 1:
+    for result, count in Counter(result for result in results if result != STREAM).items():
+        if count > 1:
             raise UsageError(f"several inputs would be written to {result}; give them different names")
         if result.exists() and not force:
             raise UsageError(f"{result} exists; add --force to replace it")

@@ -24,7 +24,7 @@ def models(configs: bool, as_json: bool) -> None:
             with safe_open(file, "numpy") as opened:
                 notes = opened.metadata()
             described[name] = {**notes, "config": json.loads(notes["config"])}
-            described[name] |= {"id": zoo.identity(file).hex(), "bytes": file.stat().st_size}
+            described[name] |= {"id": zoo.identity(file.read_bytes()).hex(), "bytes": file.stat().st_size}
             default = ", the default" if name == zoo.DEFAULT else ""
             lines.append(f"{name}{default}: id {described[name]['id']}, {described[name]['bytes']} bytes")
             lines += [f"  {key}: {notes[key]}" for key in sorted(notes) if key != "config"]

@@ -1,5 +1,7 @@
 """`vitrail train`: photographs to weights."""
 
+import json
+import math
 from pathlib import Path
 
 import click
@@ -19,7 +21,12 @@ import click
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of pictures to validate on.",
 )
-@click.option("--minutes", required=True, type=click.FloatRange(min=0.1), help="Time budget; the schedule follows it.")
+@click.option(
+    "--minutes",
+    required=True,
+    type=click.FloatRange(min=0.1),
+    help="Total time to spend in steps; the schedule follows it.",
+)
 @click.option(
     "--out",
     required=True,
@@ -43,6 +50,7 @@ import click
     help="Processes (one a GPU, or sharing the CPU's cores).",
 )
 @click.option("--seed", default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
 def train(
     config: str,
     data: Path,
@@ -54,6 +62,7 @@ def train(
     crop: int,
     processes: int,
     seed: int,
+    as_json: bool,
 ) -> None:
     """Train CONFIG (see `vitrail models --configs`) within a time budget.
 
@@ -68,11 +77,16 @@ def train(
         raise UsageError(f"training needs more packages ({error.name}); pip install 'vitrail[train]'") from error
     if crop % 64:
         raise UsageError(f"--crop is {crop}; give a multiple of 64")
-    if resume and not (out / "checkpoint.pt").is_file():
+    if not math.isfinite(minutes):
+        raise UsageError("--minutes must be a number; give for example 60")
+    found = (out / loop.CHECKPOINT).is_file()
+    if resume and not found:
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")
+    if found and not resume:
+        raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
     chosen = named(config)
-    decoded = out / "store"
-    if not (decoded / "index.json").is_file():
-        store.build(data, decoded)
-    loop.train(chosen, decoded, valid, out, settings, resume)
+    store.build(data, out / "store")
+    points = loop.train(chosen, out / "store", valid, out, settings, resume)
+    if as_json:
+        click.echo(json.dumps({"weights": str(out / "weights.safetensors"), "valid": [p._asdict() for p in points]}))

@@ -13,6 +13,7 @@ computed, in every layer, and can be kept. The bias is learned over (segment, ro
 *target*, the element whose parameters are asked for.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from vitrail import config
 from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
 from vitrail.errors import ModelError
-from vitrail.exact import LARGEST_WEIGHT, Grid, levels
-from vitrail.layers import EXACT, Kit, mlp
+from vitrail.exact import LARGEST_WEIGHT, levels
+from vitrail.layers import Kit, mlp
 from vitrail.orders import Group, checkered
 
 # Far below any score, yet finite: a row without a single allowed key must not become NaN.
-_MASKED = -1e4
+_MASKED = -(2.0**16)
+# Positions; the masks of larger latents are not kept.
+_REMEMBERED = 64 * 64
 
 
 class _Geometry:
@@ -37,12 +40,13 @@ class _Geometry:
         rows = -(-height // window) * window
         slots = -(-width // window) * window // 2
         self.size = (rows, slots)
-        row = torch.arange(rows).unsqueeze(1)
-        column = [2 * torch.arange(slots).unsqueeze(0) + (row + phase) % 2 for phase in range(2)]
+        row = torch.arange(rows, device="cpu").unsqueeze(1)
+        slot = torch.arange(slots, device="cpu")
+        column = [2 * slot + (row + phase) % 2 for phase in range(2)]
         valid = torch.stack([(row < height) & (place < width) for place in column])
         self.slots = [torch.nonzero(phase.flatten()).flatten().to(device) for phase in valid]
         self._keys = [self.partition(valid[:, None, ..., None].to(device), shift)[..., 0] for shift in (False, True)]
-        wrapped = (row >= rows - window // 2) * 2 + (torch.arange(slots) >= slots - window // 4)
+        wrapped = (row >= rows - window // 2) * 2 + (slot >= slots - window // 4)
         self._regions = self._cut(wrapped[None, None, ..., None].to(device))[..., 0]
         self._masks: dict[tuple[bool, tuple[int, ...], tuple[int, ...]], Tensor] = {}
 
@@ -87,7 +91,7 @@ class _Geometry:
 
 
 class _Attention(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, relations: int, kit: Kit) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, tokens: int, relations: int, kit: Kit) -> None:
         super().__init__()
         self.heads, self.shift = part.heads, shift
         self.weigh = kit.weigh
@@ -95,9 +99,10 @@ class _Attention(nn.Module):
         self.project = kit.linear([part.width], part.width)
         # What the two products of attention take must lie on grids if they are to be exact.
         per_head = part.width // part.heads
-        keys = (2 * part.segments - 1) * part.window**2 // 2
-        bounds = [int(levels(per_head, 1) ** 0.5)] * 2 + [levels(keys, LARGEST_WEIGHT)]
-        self.grids = nn.ModuleList(Grid(bound) if kit is EXACT else nn.Identity() for bound in bounds)
+        self.scale = 1 / math.sqrt(per_head)
+        query_levels = math.isqrt(levels(per_head, 1))
+        value_levels = levels(tokens * part.window**2 // 2, LARGEST_WEIGHT)
+        self.grids = nn.ModuleList(kit.grid(count) for count in (query_levels, query_levels, value_levels))
         self.bias = nn.Parameter(torch.zeros(relations, part.heads))
 
     def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
@@ -111,7 +116,7 @@ class _Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.extend(k, v)
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        scores = (q @ k.transpose(-1, -2)) * self.scale
         bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
         scores = (scores.unflatten(0, (-1, len(mask))) + (bias + mask)).flatten(0, 1)
         weights = self.weigh(scores)
@@ -120,10 +125,10 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, relations: int, kit: Kit) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, tokens: int, relations: int, kit: Kit) -> None:
         super().__init__()
         self.norm1 = _norm(part, kit)
-        self.attention = _Attention(part, shift, relations, kit)
+        self.attention = _Attention(part, shift, tokens, relations, kit)
         self.norm2 = _norm(part, kit)
         self.mlp = mlp([part.width], [part.mlp * part.width, part.width], part.activation, kit)
 
@@ -176,7 +181,9 @@ class EContextformer(ContextModel):
         # The relative bias alone would not tell a token which segment it predicts.
         self.target = nn.Parameter(0.02 * torch.randn(len(sources), part.width))
         self.start = nn.Parameter(torch.zeros(part.width if part.sfg else self.segment_channels))
-        self.blocks = nn.ModuleList(_Block(part, bool(layer % 2), relations, kit) for layer in range(part.layers))
+        self.blocks = nn.ModuleList(
+            _Block(part, bool(layer % 2), len(sources), relations, kit) for layer in range(part.layers)
+        )
         self.norm = _norm(part, kit)
         self.networks = ParameterNetworks(
             [features, part.width],
@@ -188,11 +195,14 @@ class EContextformer(ContextModel):
         self._geometry: dict[tuple[int, int, torch.device], _Geometry] = {}
 
     def geometry(self, height: int, width: int, device: torch.device) -> _Geometry:
-        """Return the (remembered) geometry of the last latent size."""
+        """Return the geometry of a latent; the last one of a training crop's size is remembered."""
         index = (height, width, device)
-        if index not in self._geometry:
-            self._geometry = {index: _Geometry(height, width, self.part.window, device)}
-        return self._geometry[index]
+        found = self._geometry.get(index)
+        if found is None:
+            found = _Geometry(height, width, self.part.window, device)
+            if height * width <= _REMEMBERED:
+                self._geometry = {index: found}
+        return found
 
     def encode(
         self,
@@ -299,7 +309,10 @@ class _EContextformerWalk(Walk):
 
 
 def _norm(part: config.EContextformer, kit: Kit) -> nn.Module:
-    return kit.norm(part.width) if part.norm == "l1" else nn.LayerNorm(part.width)
+    norms = {"l1": kit.norm, "layer": nn.LayerNorm}
+    if part.norm not in norms:
+        raise ModelError(f"no norm is called {part.norm!r}; there are {', '.join(norms)}")
+    return norms[part.norm](part.width)
 
 
 def _relations(sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer) -> tuple[Tensor, int]:

@@ -1,7 +1,9 @@
 """Layers on grids; the package's text says why they are exact."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +17,20 @@ LARGEST_WEIGHT = 255
 
 
 class _Weights:
-    """A product's weights as a matrix on its rows' grids, computed once outside training."""
+    """A product's weights on their grids, computed once outside training for as long as the parameter stays."""
 
     def __init__(self) -> None:
-        self._kept: Tensor | None = None
+        self._state: tuple[object, ...] | None = None
+        self._kept = torch.empty(0)
 
-    def __call__(self, matrix: Tensor, training: bool) -> Tensor:
-        """Return the matrix (outputs, inputs) on its grids."""
+    def __call__(self, weight: Tensor, matrix: Tensor, training: bool) -> Tensor:
+        """Return the matrix (outputs, inputs), a view of the parameter, on its rows' grids."""
         if training:
-            self._kept = None
             return rows(matrix, WEIGHT_LEVELS)
-        if self._kept is None or self._kept.device != matrix.device:
+        state = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
+        if state != self._state:
             self._kept = rows(matrix.detach(), WEIGHT_LEVELS).contiguous()
+            self._state = state
         return self._kept
 
 
@@ -41,7 +45,7 @@ class Linear(nn.Linear):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs (…, inputs[i]) to (…, outputs)."""
-        weights = self._weights(self.weight, self.training).split(self.inputs, 1)
+        weights = self._weights(self.weight, self.weight, self.training).split(self.inputs, 1)
         products = [
             functional.linear(grid(x), weight) for x, grid, weight in zip(inputs, self.grids, weights, strict=True)
         ]
@@ -49,22 +53,24 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution of stride 1 that keeps the size."""
+    """A convolution of stride 1 that keeps the size: a product for each place of the kernel, added up in order."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
-        self.grid = Grid(levels(inputs * kernel**2, WEIGHT_LEVELS))
+        self.grid = Grid(levels(inputs, WEIGHT_LEVELS))
         self._weights = _Weights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I, H, W) to (B, O, H, W)."""
         (height, width), (k, _) = x.shape[2:], self.kernel_size
         x = functional.pad(self.grid(x), (k // 2,) * 4).permute(0, 2, 3, 1)
-        views = [x[:, i : i + height, j : j + width] for i in range(k) for j in range(k)]
-        weights = self._weights(self.weight.permute(0, 2, 3, 1).flatten(1), self.training)
-        product = functional.linear(torch.cat(views, -1), weights)
+        weights = self._weights(self.weight, self.weight.permute(0, 2, 3, 1).flatten(1), self.training)
         assert self.bias is not None
-        return (product + self.bias).permute(0, 3, 1, 2)
+        result = self.bias
+        for place, weight in enumerate(weights.unflatten(1, (k * k, -1)).unbind(1)):
+            row, column = divmod(place, k)
+            result = result + functional.linear(x[:, row : row + height, column : column + width], weight)
+        return result.permute(0, 3, 1, 2)
 
 
 class Up2x2(nn.ConvTranspose2d):
@@ -77,7 +83,7 @@ class Up2x2(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, H, W) to (B, O, 2 H, 2 W)."""
-        weights = self._weights(self.weight.permute(1, 2, 3, 0).flatten(0, 2), self.training)
+        weights = self._weights(self.weight, self.weight.permute(1, 2, 3, 0).flatten(0, 2), self.training)
         product = functional.linear(self.grid(x).permute(0, 2, 3, 1), weights)
         product = product.unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         assert self.bias is not None
@@ -120,13 +126,22 @@ def weigh(scores: Tensor) -> Tensor:
     return _Weigh.apply(scores)
 
 
+_LOCK = threading.RLock()
+
+
 @contextmanager
 def guard() -> Iterator[None]:
-    """Switch off what would make products inexact: autocast, and float32 products in fewer bits."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    """Switch off what would make products inexact: autocast, and float32 products in fewer bits.
+
+    These are settings of the process, so that one thread at a time can be inside.
+    """
+    backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    with _LOCK, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        precisions = [backend.fp32_precision for backend in backends]
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
             yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+        finally:
+            for backend, precision in zip(backends, precisions, strict=True):
+                backend.fp32_precision = precision

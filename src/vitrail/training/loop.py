@@ -1,4 +1,4 @@
-"""The training loop: rate-distortion loss over all qualities at once, on a budget of wall-clock time."""
+"""The training loop: rate-distortion loss over all qualities at once, on a budget of time spent in steps."""
 
 import math
 import os
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vitrail import weights
 from vitrail.config import ModelConfig
+from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import optimizers, validation
 from vitrail.training.loss import RateDistortion
@@ -58,14 +59,16 @@ def stratified_qualities(count: int, device: torch.device) -> Tensor:
     return 1 + 99 * places
 
 
-def train(config: ModelConfig, store: Path, valid: Path, out: Path, settings: Settings, resume: bool) -> None:
-    """Train a model and write `out`/weights.safetensors, with averaged weights.
+def train(
+    config: ModelConfig, store: Path, valid: Path, out: Path, settings: Settings, resume: bool
+) -> list[validation.Point]:
+    """Train a model, write `out`/weights.safetensors with averaged weights, and return its validation points.
 
-    A model that is to be exact is trained in its float form, which takes half the time, and takes its exact form at
-    the end: at 8 bits a weight and 9 to 11 bits an activation nothing measurable is lost by it.
-    `out`/checkpoint.pt is renewed every few minutes, and `resume` goes on from it; `out`/log is for TensorBoard;
-    `out`/flat.safetensors keeps the weights at the start of the decay, from which a longer run would go on.
+    `out`/checkpoint.pt is renewed every few minutes, and `resume` goes on from it, up to the same or another total of
+    minutes; `out`/log is for TensorBoard. A model that is to be exact is trained in its float form, which takes half
+    the time, and takes its exact form at the end (docs/training.md). Raises `VitrailError`.
     """
+    pictures = validation.pictures(valid)
     # The momentum of a dead channel fades into denormal floats, which are a hundred times slower.
     torch.set_flush_denormal(True)
     fabric = Fabric(
@@ -78,25 +81,30 @@ def train(config: ModelConfig, store: Path, valid: Path, out: Path, settings: Se
     fabric.launch()
     if fabric.world_size > 1 and fabric.device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
-    data = Store(store, fabric.device, settings.seed + fabric.global_rank)
+    data = Store(store, fabric.device)
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
     if isinstance(model.transform, LightTransform):
         model.transform.fit_linear(data.patches())
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    torch.manual_seed(settings.seed + fabric.global_rank)
     run = _Run(fabric, model, out, settings)
     if resume:
         run.load()
-    run.go(data, validation.pictures(valid))
+    # By the step too: a run that is resumed must not see the same crops again.
+    data.seed(settings.seed, fabric.global_rank, run.step)
+    torch.manual_seed(hash((settings.seed, fabric.global_rank, run.step)))
+    run.go(data, pictures)
     if fabric.is_global_zero:
         run.export("weights.safetensors", exact_form(run.average, data) if config.exact else run.average)
+    return run.points
 
 
 def exact_form(model: Model, data: Store) -> Model:
     """Return a float model as an exact one: the same parameters, and grids that hold what crops of all rates need."""
     exact = Model(replace(model.config, exact=True)).to(data.samples.device)
-    exact.load_state_dict(model.state_dict(), strict=False)
+    missing, unexpected = exact.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.endswith(".largest") for name in missing)
     exact.train()
     with torch.no_grad():
         for _ in range(_CALIBRATION_BATCHES):
@@ -117,7 +125,7 @@ class _Run:
         self.step = self.crops = self.skipped = 0
         self.seconds = 0.0
         self.norm = math.inf
-        self.decaying = False
+        self.points: list[validation.Point] = []
 
     @property
     def progress(self) -> float:
@@ -131,13 +139,16 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         optimizer_states = {f"optimizer{index}": item for index, item in enumerate(self.optimizers)}
-        counters = [self.step, self.crops, self.skipped, self.seconds, self.norm, self.decaying]
+        counters = [self.step, self.crops, self.skipped, self.seconds, self.norm]
         return {"module": self.module, "averaged": self.averaged, "counters": counters, **optimizer_states}
 
     def load(self) -> None:
         state = self._state()
-        self.fabric.load(self.out / CHECKPOINT, state)
-        self.step, self.crops, self.skipped, self.seconds, self.norm, self.decaying = state["counters"]
+        try:
+            self.fabric.load(self.out / CHECKPOINT, state)
+        except Exception as error:  # torch raises nearly anything for damaged and for foreign checkpoints
+            raise UsageError(f"{self.out / CHECKPOINT} cannot be resumed: damaged, or of another model") from error
+        self.step, self.crops, self.skipped, self.seconds, self.norm = state["counters"]
 
     def save(self) -> None:
         part = self.out / f"{CHECKPOINT}.part"
@@ -163,10 +174,6 @@ class _Run:
         with tqdm(total=1.0, initial=done, miniters=0, bar_format=layout, disable=quiet) as bar:
             while self.progress < 1:
                 began = time.monotonic()
-                if not self.decaying and self.progress > 1 - self.settings.decay:
-                    self.decaying = True
-                    if self.fabric.is_global_zero:
-                        self.export("flat.safetensors", self.average)
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)
@@ -220,7 +227,8 @@ class _Run:
             "bpp": y_bpp + z_bpp,
             "z_bpp": z_bpp,
             "psnr": -10 * math.log10(max(mse, 1e-10)),
-            "rate_factor": self.settings.rate(self.progress),
+            "muon_rate": self.settings.muon * self.settings.rate(self.progress),
+            "adamw_rate": self.settings.adamw * self.settings.rate(self.progress),
             "gradient_norm": self.norm,
             "skipped": self.skipped,
             "crops_per_second": self.crops / max(self.seconds, 1e-9),
@@ -230,14 +238,14 @@ class _Run:
 
     def validate(self, pictures: list[Tensor]) -> None:
         if self.fabric.is_global_zero:
-            points, sheet = validation.measure(self.average, pictures)
-            values = {"valid/loss": sum(point.loss for point in points) / len(points)}
-            for point in points:
+            self.points, sheet = validation.measure(self.average, pictures)
+            values = {"valid/loss": sum(point.loss for point in self.points) / len(self.points)}
+            for point in self.points:
                 values |= {f"valid/bpp_q{point.quality}": point.bpp, f"valid/psnr_q{point.quality}": point.psnr}
             self.fabric.log_dict(values, self.step)
             cast(TensorBoardLogger, self.fabric.logger).experiment.add_image(
                 "valid", sheet, self.step, dataformats="HWC"
             )
-            curve = ", ".join(f"{point.bpp:.3f} bpp {point.psnr:.2f} dB" for point in points)
+            curve = ", ".join(f"{point.bpp:.3f} bpp {point.psnr:.2f} dB" for point in self.points)
             tqdm.write(f"step {self.step}: valid loss {values['valid/loss']:.4f}: {curve}")
         self.fabric.barrier()

@@ -1,7 +1,7 @@
 """Muon for matrices and convolutions, AdamW for the rest.
 
 Muon (K. Jordan et al., 2024) makes each update's singular values equal. PyTorch's own takes matrices alone, so a
-convolution is handed to it as the matrix outputs x (inputs * kernel).
+convolution is handed to it as a matrix: its first dimension x all others.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class MatrixMuon(torch.optim.Muon):
         """Update the weights from their gradients."""
         for weight, view in zip(self.weights, self.views, strict=True):
             view.data = _matrix(weight.data)
-            view.grad = None if weight.grad is None else _matrix(weight.grad)
+            view.grad = None if weight.grad is None else _matrix(weight.grad.contiguous(memory_format=_layout(weight)))
         return super().step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -35,9 +35,13 @@ class MatrixMuon(torch.optim.Muon):
             weight.grad = None
 
 
+def _layout(weight: Tensor) -> torch.memory_format:
+    return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
+
+
 def _matrix(tensor: Tensor) -> Tensor:
-    # In channels-last order, that of the memory: a weight's matrix shares its storage.
-    return tensor.permute(0, 2, 3, 1).flatten(1) if tensor.dim() == 4 else tensor
+    # A view, so that an update reaches the weight itself; weights must lie in memory in channels-last order.
+    return tensor.permute(0, 2, 3, 1).view(len(tensor), -1) if tensor.dim() == 4 else tensor
 
 
 def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:

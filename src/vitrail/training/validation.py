@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitrail import picture
 from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training.loss import rate_distortion
@@ -35,10 +36,10 @@ def pictures(folder: Path) -> list[Tensor]:
         raise UsageError(f"{folder} holds no pictures to validate on")
     centres = []
     for file in files:
-        image = Image.open(file).convert("RGB")
-        left, top = max(0, (image.width - _SIDE) // 2), max(0, (image.height - _SIDE) // 2)
-        pixels = np.array(image.crop((left, top, min(image.width, left + _SIDE), min(image.height, top + _SIDE))))
-        centres.append(torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float() / 255)
+        pixels = picture.read(file).pixels
+        top, left = (max(0, (side - _SIDE) // 2) for side in pixels.shape[:2])
+        centre = torch.from_numpy(pixels[top : top + _SIDE, left : left + _SIDE])
+        centres.append(centre.permute(2, 0, 1).unsqueeze(0).float() / 255)
     return centres
 
 
@@ -47,7 +48,7 @@ def measure(model: Model, centres: list[Tensor]) -> tuple[list[Point], np.ndarra
     """Return a point for each of `QUALITIES`, and the first picture at all of them, side by side (H, W, 3)."""
     training = model.training
     model.eval()
-    device = model.log_gain.table.device
+    device = model.device
     points, shown = [], []
     for quality in QUALITIES:
         values = []
@@ -58,7 +59,9 @@ def measure(model: Model, centres: list[Tensor]) -> tuple[list[Point], np.ndarra
             bpp = float(output.y_bits.sum() + output.z_bits.sum()) / pixels
             decoded = (output.x_hat.float().clamp(0, 1) * 255).round().cpu()
             mse = float((decoded / 255 - x).square().mean())
-            values.append((bpp, -10 * math.log10(mse), float(rate_distortion(model, torch.tensor(quality), bpp, mse))))
+            values.append(
+                (bpp, -10 * math.log10(max(mse, 1e-10)), float(rate_distortion(model, torch.tensor(quality), bpp, mse)))
+            )
             if x is centres[0]:
                 shown.append(decoded[0].byte().permute(1, 2, 0).numpy())
         points.append(Point(quality, *np.mean(values, 0).tolist()))

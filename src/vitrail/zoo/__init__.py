@@ -27,17 +27,14 @@ def locate(name: str) -> Path:
     return found
 
 
-def identity(file: Path) -> bytes:
-    """Return the id (4 bytes) of a weights file. Raises `ModelError` if it cannot be read."""
-    try:
-        return hashlib.sha256(file.read_bytes()).digest()[:4]
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+def identity(data: bytes) -> bytes:
+    """Return the id (4 bytes) of the bytes of a weights file."""
+    return hashlib.sha256(data).digest()[:4]
 
 
 @lru_cache(maxsize=1)
 def _ids() -> dict[bytes, str]:
-    return {identity(locate(name)): name for name in names()}
+    return {identity(locate(name).read_bytes()): name for name in names()}
 
 
 def find(model_id: bytes) -> str | None:
