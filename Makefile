@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format kodak clean
+.PHONY: help demo test lint format kodak speed selfcheck clean
 
 help:  ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,6 +37,12 @@ kodak: $(READY)  ## measure the default model on the pictures in $(KODAK)
 	  --against benchmarks/kodak_psnr.json:compressai/vtm \
 	  --against benchmarks/peers/jpeg-kodak.json --against benchmarks/peers/jpeg2000-kodak.json \
 	  --against benchmarks/peers/webp-kodak.json --against benchmarks/peers/avif-kodak.json
+
+speed: $(READY)  ## time the default model, and a picture of 12 megapixels
+	$(BIN)/python benchmarks/speed.py examples/photo.webp --large
+
+selfcheck: $(READY)  ## check exactness under all settings of this machine (minutes)
+	$(BIN)/vitrail selfcheck
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo

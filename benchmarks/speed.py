@@ -1,0 +1,94 @@
+"""Time the default model: load, encode, decode, alone and beside a busy process; the exact path against a float one.
+
+Run `python benchmarks/speed.py PICTURE [--large]`; `--large` adds a 4096 x 3072 picture and the peak of memory.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
+START = time.perf_counter()
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+import vitrail  # noqa: E402
+from vitrail import codec, picture  # noqa: E402
+from vitrail.coding import RangeEncoder  # noqa: E402
+from vitrail.model import Model  # noqa: E402
+
+
+def median(call: Callable[[], object], runs: int = 7) -> float:
+    """Return the median of the seconds of some calls, after one that is not timed."""
+    call()
+    seconds = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def report(label: str, source: picture.Picture, model: Model) -> None:
+    """Print what encoding and decoding take, and the range coder's part of it."""
+    data, encode_coder = codec.encode(source, model, 50)
+    decode_coder = codec.decode(data, model).coder_seconds
+    encode = median(lambda: codec.encode(source, model, 50))
+    decode = median(lambda: codec.decode(data, model))
+    a = torch.rand(1024, 1024)
+    speed = 1024**3 / median(lambda: a @ a) / 1e9
+    print(
+        f"{label}: encode {encode:.3f} s (coder {encode_coder:.3f}), decode {decode:.3f} s (coder {decode_coder:.3f})"
+    )
+    print(
+        f"  in the same minute a float32 1024^3 product ran at {speed:.0f} GMAC/s on {torch.get_num_threads()} threads"
+    )
+
+
+def main(path: Path, large: bool) -> None:
+    """Print all figures."""
+    model = vitrail.load_model()
+    print(f"import of torch and load of the model: {time.perf_counter() - START:.2f} s")
+    source = picture.read(path)
+    height, width = source.pixels.shape[:2]
+    report(f"{width} x {height}, quality 50", source, model)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        report("beside one busy process", source, model)
+    finally:
+        busy.kill()
+
+    plain = Model(replace(model.config, exact=False)).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
+    latents = model.latents(x, 50)
+    exact, floating = (
+        median(lambda model=model: model.traverse(RangeEncoder(), (height, width), 50, latents))
+        for model in (model, plain)
+    )
+    print(f"entropy path: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
+    if large:
+        source = picture.read(Image.fromarray(source.pixels).resize((4096, 3072)))
+        began = time.perf_counter()
+        data = codec.encode(source, model, 50).data
+        encoded = time.perf_counter()
+        codec.decode(data, model)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        times = f"encode {encoded - began:.1f} s, decode {time.perf_counter() - encoded:.1f} s"
+        print(f"4096 x 3072: {times}, {len(data)} bytes, peak of memory {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--large", action="store_true")
+    arguments = parser.parse_args()
+    main(arguments.picture, arguments.large)
