@@ -70,11 +70,14 @@ def main(path: Path, large: bool) -> None:
     plain.load_state_dict(model.state_dict(), strict=False)
     x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
     latents = model.latents(x, 50)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `codec` does
     exact, floating = (
         median(lambda model=model: model.traverse(RangeEncoder(), (height, width), 50, latents))
         for model in (model, plain)
     )
     print(f"entropy path: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
+    torch.set_num_threads(threads)
     if large:
         source = picture.read(Image.fromarray(source.pixels).resize((4096, 3072)))
         began = time.perf_counter()

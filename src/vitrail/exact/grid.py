@@ -45,11 +45,25 @@ class Grid(nn.Module):
         self.levels = levels
         self.register_buffer("largest", torch.zeros(()))
         self.largest: Tensor
+        self._kept: tuple[object, float] = (None, 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Round x, any shape."""
-        if self.training:
-            with torch.no_grad():
-                self.largest.copy_(torch.maximum(x.abs().amax().float(), self.largest * _FORGET))
-        step = power_of_two((self.largest * (1.0 / self.levels)).clamp(min=_SMALLEST))
-        return clamp_through(round_through(x / step), -self.levels, self.levels) * step
+        if torch.is_grad_enabled() or self.training:
+            if self.training:
+                with torch.no_grad():
+                    self.largest.copy_(torch.maximum(x.abs().amax().float(), self.largest * _FORGET))
+            step = self._step()
+            return clamp_through(round_through(x / step), -self.levels, self.levels) * step
+        # The same in one allocation; multiplying by a power of two is as exact as dividing.
+        fixed = self._fixed_step()
+        return x.mul(1 / fixed).round_().clamp_(-self.levels, self.levels).mul_(fixed)
+
+    def _step(self) -> Tensor:
+        return power_of_two((self.largest * (1.0 / self.levels)).clamp(min=_SMALLEST))
+
+    def _fixed_step(self) -> float:
+        state = (self.largest.data_ptr(), self.largest._version)
+        if self._kept[0] != state:
+            self._kept = (state, float(self._step()))
+        return self._kept[1]

@@ -107,11 +107,11 @@ class L1Norm(nn.Module):
 class _Weigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor) -> Tensor:
-        octaves = (scores * 16).round() * (1 / 16)
-        octaves = (octaves - octaves.amax(-1, keepdim=True)).clamp_(min=-64.0)
+        sixteenths = scores.mul(16).round_()
+        sixteenths = sixteenths.sub_(sixteenths.amax(-1, keepdim=True)).clamp_(min=-64.0 * 16)
         # As a float's bits, n + f octaves above the bias of 127 read 2^n (1 + f): straight between powers of two.
-        weights = ((octaves + 127) * 2**23).to(torch.int32).view(torch.float32)
-        weights = (weights * LARGEST_WEIGHT).floor()
+        bits = sixteenths.mul_(2**23 / 16).add_(127 * 2**23)
+        weights = bits.to(torch.int32).view(torch.float32).mul_(LARGEST_WEIGHT).floor_()
         ctx.save_for_backward(weights)
         return weights
 
