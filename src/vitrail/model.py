@@ -221,13 +221,16 @@ class Model(nn.Module):
         return positions * self.config.latents * self.distribution.least_bits() / 8
 
     @torch.no_grad()
+    def dequantise(self, latents: Latents, quality: int) -> Tensor:
+        """Return y_hat (1, M, h, w), what the symbols stand for; of an exact model the same on every machine."""
+        y, z_hat = (torch.from_numpy(part).to(self.device).float().unsqueeze(0) for part in latents)
+        return y + self._mean(z_hat, _quality(quality, y), y)
+
+    @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
         """Return the picture (1, 3, H, W), float, of decoded latents."""
-        device = self.device
-        y = torch.from_numpy(latents.y).to(device).float().unsqueeze(0)
-        z_hat = torch.from_numpy(latents.z).to(device).float().unsqueeze(0)
-        at = _quality(quality, y)
-        return self._synthesise(y + self._mean(z_hat, at, y), at)[:, :, : size[0], : size[1]]
+        y_hat = self.dequantise(latents, quality)
+        return self._synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
 
     # -- the field's usual methods -------------------------------------------------------------------------------
 
