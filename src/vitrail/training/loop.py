@@ -20,28 +20,30 @@ from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import optimizers, validation
 from vitrail.training.loss import RateDistortion
-from vitrail.training.store import Store
+from vitrail.training.store import SMALLEST_SIDE, Store
 from vitrail.transforms.light import LightTransform
 
 CHECKPOINT = "checkpoint.pt"
 _LOG_STEPS = 20
-_CALIBRATION_BATCHES = 32
+_CALIBRATION_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a run is made; shares are of the time budget, `batch` counts the crops of one process.
 
-    The learning rates rise over `warmup`, stay flat, and fall linearly to zero over the last `decay`.
+    The learning rates rise over `warmup`, stay flat, and fall linearly to zero over the last `decay`. A model that is
+    to be exact is so over the last `exact`.
     """
 
     minutes: float
     crop: int = 256
     batch: int = 8
-    muon: float = 2e-3
-    adamw: float = 1e-3
+    muon: float = 8e-4
+    adamw: float = 6e-4
     warmup: float = 0.02
     decay: float = 0.8
+    exact: float = 0.05
     average: float = 0.999
     save_minutes: float = 3.0
     valid_minutes: float = 10.0
@@ -66,7 +68,7 @@ def train(
 
     `out`/checkpoint.pt is renewed every few minutes, and `resume` goes on from it, up to the same or another total of
     minutes; `out`/log is for TensorBoard. A model that is to be exact is trained in its float form, which takes half
-    the time, and takes its exact form at the end (docs/training.md). Raises `VitrailError`.
+    the time, and in its exact form at the end (docs/training.md). Raises `VitrailError`.
     """
     pictures = validation.pictures(valid)
     # The momentum of a dead channel fades into denormal floats, which are a hundred times slower.
@@ -89,43 +91,60 @@ def train(
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(fabric, model, out, settings)
     if resume:
-        run.load()
+        run.load(data)
     # By the step too: a run that is resumed must not see the same crops again.
     data.seed(settings.seed, fabric.global_rank, run.step)
     torch.manual_seed(hash((settings.seed, fabric.global_rank, run.step)))
-    run.go(data, pictures)
-    if fabric.is_global_zero:
-        run.export("weights.safetensors", exact_form(run.average, data) if config.exact else run.average)
+    run.go(data, pictures, config.exact)
     return run.points
 
 
-def exact_form(model: Model, data: Store) -> Model:
-    """Return a float model as an exact one: the same parameters, and grids that hold what crops of all rates need."""
-    exact = Model(replace(model.config, exact=True)).to(data.samples.device)
+def exact_form(model: Model) -> Model:
+    """Return a float model as an exact one with the same parameters; its grids are still to be calibrated."""
+    exact = Model(replace(model.config, exact=True))
     missing, unexpected = exact.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected
     assert all(name.endswith(".largest") for name in missing)
-    exact.train()
-    with torch.no_grad():
-        for _ in range(_CALIBRATION_BATCHES):
-            exact(data.batch(8, 256), stratified_qualities(8, data.samples.device))
-    return exact
+    return exact.to(model.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def calibrate(model: Model, data: Store) -> None:
+    """Let an exact model's grids hold what crops of all rates need."""
+    for _ in range(_CALIBRATION_BATCHES):
+        model(data.batch(8, SMALLEST_SIDE), stratified_qualities(8, model.device))
 
 
 class _Run:
     """A run's state, what it does in a step, and what it writes."""
 
     def __init__(self, fabric: Fabric, model: Model, out: Path, settings: Settings) -> None:
-        self.fabric, self.model, self.out, self.settings = fabric, model, out, settings
-        self.module = fabric.setup_module(RateDistortion(model))
-        self.optimizers: list[Any] = list(
-            fabric.setup_optimizers(*optimizers.build(model, settings.muon, settings.adamw))
-        )
-        self.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.fabric, self.out, self.settings = fabric, out, settings
+        self._adopt(model, model)
         self.step = self.crops = self.skipped = 0
         self.seconds = 0.0
         self.norm = math.inf
         self.points: list[validation.Point] = []
+
+    def _adopt(self, model: Model, average: Model) -> None:
+        settings = self.settings
+        self.model = model
+        self.module = self.fabric.setup_module(RateDistortion(model))
+        built = optimizers.build(model, settings.muon, settings.adamw)
+        self.optimizers: list[Any] = list(self.fabric.setup_optimizers(*built))
+        self.averaged = AveragedModel(average, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+
+    def become_exact(self, data: Store) -> None:
+        """Go on with the exact form of the model, its average and the optimizers' states."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        model, average = exact_form(self.model), exact_form(self.average)
+        calibrate(model, data)
+        for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+        self._adopt(model, average)
+        self.averaged.n_averaged.fill_(1)  # or the first update would copy the model
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
 
     @property
     def progress(self) -> float:
@@ -139,16 +158,18 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         optimizer_states = {f"optimizer{index}": item for index, item in enumerate(self.optimizers)}
-        counters = [self.step, self.crops, self.skipped, self.seconds, self.norm]
+        counters = [self.step, self.crops, self.skipped, self.seconds, self.norm, self.model.config.exact]
         return {"module": self.module, "averaged": self.averaged, "counters": counters, **optimizer_states}
 
-    def load(self) -> None:
-        state = self._state()
+    def load(self, data: Store) -> None:
         try:
+            if self.fabric.load(self.out / CHECKPOINT)["counters"][-1]:
+                self.become_exact(data)
+            state = self._state()
             self.fabric.load(self.out / CHECKPOINT, state)
         except Exception as error:  # torch raises nearly anything for damaged and for foreign checkpoints
             raise UsageError(f"{self.out / CHECKPOINT} cannot be resumed: damaged, or of another model") from error
-        self.step, self.crops, self.skipped, self.seconds, self.norm = state["counters"]
+        self.step, self.crops, self.skipped, self.seconds, self.norm, _ = state["counters"]
 
     def save(self) -> None:
         part = self.out / f"{CHECKPOINT}.part"
@@ -156,17 +177,17 @@ class _Run:
         if self.fabric.is_global_zero:
             os.replace(part, self.out / CHECKPOINT)
 
-    def export(self, name: str, model: Model) -> None:
+    def export(self) -> None:
         processes = f"{self.fabric.world_size} processes on {self.fabric.device.type}"
         notes = {
             "training": f"{self.step} steps, {self.crops} crops, {self.seconds / 60:.1f} minutes, {processes}",
             "settings": str(self.settings),
         }
-        weights.save(model, self.out / name, notes)
+        weights.save(self.average, self.out / "weights.safetensors", notes)
 
     # -- what it does --------------------------------------------------------------------------------------------
 
-    def go(self, data: Store, pictures: list[Tensor]) -> None:
+    def go(self, data: Store, pictures: list[Tensor], exact: bool) -> None:
         saved = validated = time.monotonic()
         totals: list[Tensor] = []
         layout = "{percentage:3.0f}%|{bar}| {elapsed}{postfix}"
@@ -174,6 +195,8 @@ class _Run:
         with tqdm(total=1.0, initial=done, miniters=0, bar_format=layout, disable=quiet) as bar:
             while self.progress < 1:
                 began = time.monotonic()
+                if exact and not self.model.config.exact and self.progress >= 1 - self.settings.exact:
+                    self.become_exact(data)
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)
@@ -195,8 +218,12 @@ class _Run:
                 if to_validate:
                     self.validate(pictures)
                     validated = time.monotonic()
+        if exact and not self.model.config.exact:  # a run of very few steps
+            self.become_exact(data)
         self.save()
         self.validate(pictures)
+        if self.fabric.is_global_zero:
+            self.export()
 
     def train_step(self, data: Store) -> Tensor:
         """Make a step. Returns the loss and its parts (4,)."""
