@@ -44,7 +44,7 @@ class Settings:
     warmup: float = 0.02
     decay: float = 0.8
     exact: float = 0.05
-    average: float = 0.999
+    average: float = 0.998
     save_minutes: float = 3.0
     valid_minutes: float = 10.0
     seed: int = 0
