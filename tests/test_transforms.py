@@ -1,14 +1,27 @@
 """Transforms: shapes, and what the linear paths start as."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TINY
 
 from vitrail import config, transforms
+from vitrail.errors import ModelError
+from vitrail.transforms.agwint import _Windows
 from vitrail.transforms.light import LightTransform
 
+AGWINT = config.AGWinT(4, (16, 16, 32), (1, 1, 1), window=4, head=8, mlp=2)
+PARTS = [
+    config.LightTransform((16, 16, 16), (1, 1, 1)),
+    config.ConvTransform(16),
+    AGWINT,
+    replace(AGWINT, patch=2, reading="pooled"),
+    replace(AGWINT, reading="shifted"),
+]
 
-@pytest.mark.parametrize("part", [config.LightTransform((16, 16, 16), (1, 1, 1)), config.ConvTransform(16)])
+
+@pytest.mark.parametrize("part", PARTS)
 def test_shapes(part: config.Transform) -> None:
     transform = transforms.build(part, 32)
     x, quality = torch.rand(2, 3, 64, 96), torch.tensor([1.0, 100.0])
@@ -27,3 +40,51 @@ def test_the_linear_paths_start_as_principal_components() -> None:
     y = transform.analysis(x, quality)
     assert torch.allclose(transform.synthesis(y, quality), x, atol=1e-4)
     assert torch.allclose(y.square().sum(), (x - 0.5).square().sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
+def test_pictures_of_a_batch_do_not_meet(part: config.Transform) -> None:
+    torch.manual_seed(0)
+    transform = transforms.build(part, 32)
+    x, quality = torch.rand(2, 3, 48, 80), torch.tensor([1.0, 100.0])
+    y = transform.analysis(x, quality)
+    assert torch.allclose(transform.analysis(x[1:], quality[1:]), y[1:], atol=1e-4)
+    both, alone = transform.synthesis(y, quality), transform.synthesis(y[:1], quality[:1])
+    assert torch.allclose(alone, both[:1], atol=1e-4)
+
+
+@torch.no_grad()
+def test_reach_of_the_readings_of_agwint() -> None:
+    """One corner's change reaches the other corner through global queries and pooled tokens, not through one shift."""
+    x, quality = torch.rand(1, 3, 256, 256).double(), torch.tensor([50.0])
+    changed = x.clone()
+    changed[..., :8, :8] = 1 - changed[..., :8, :8]
+    reached = {}
+    for reading in ("global", "pooled", "shifted"):
+        torch.manual_seed(0)
+        transform = transforms.build(replace(AGWINT, reading=reading), 32).double()
+        difference = transform.analysis(x, quality) - transform.analysis(changed, quality)
+        reached[reading] = float(difference[..., -1, -1].abs().max())
+    assert reached["global"] > 0
+    assert reached["pooled"] > 0
+    assert reached["shifted"] == 0
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_windows_invert_and_hide_padding(shift: bool) -> None:
+    windows = _Windows(6, 9, 4, shift, torch.device("cpu"))
+    x = torch.rand(2, 6, 9, 3)
+    assert torch.equal(windows.join(windows.cut(x)), x)
+    assert windows.mask is not None
+    seen = (windows.mask[:, 0] == 0).float()  # (windows, queries, keys)
+    inside = windows.cut(torch.ones(1, 6, 9, 1))[..., 0]
+    assert float((seen * (1 - inside[:, None])).sum()) == 0
+    assert bool(((seen * inside[:, None]).sum(2) > 0)[inside > 0].all())
+    assert _Windows(8, 8, 4, False, torch.device("cpu")).mask is None
+
+
+def test_impossible_agwint() -> None:
+    for wrong in ({"patch": 3}, {"head": 7}, {"reading": "none"}):
+        with pytest.raises(ModelError, match="AGWinT"):
+            transforms.build(replace(AGWINT, **wrong), 32)  # type: ignore[arg-type]

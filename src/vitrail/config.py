@@ -28,6 +28,22 @@ class LightTransform:
 
 
 @dataclass(frozen=True)
+class AGWinT:
+    """Local and aggregated-window attention (MCDH, arXiv 2309.10799; an interpretation, see the module).
+
+    `pairs`: pairs of a local and an aggregated block in each stage; `reading`: global, pooled or shifted.
+    """
+
+    patch: int = 2
+    widths: tuple[int, int, int] = (128, 192, 256)
+    pairs: tuple[int, int, int] = (1, 1, 3)
+    window: int = 8
+    head: int = 32
+    mlp: int = 4
+    reading: str = "global"
+
+
+@dataclass(frozen=True)
 class ConvHyperprior:
     """The paper's hyperprior: stride-1 and stride-2 convolutions of one kernel size; features are 2M channels."""
 
@@ -99,7 +115,7 @@ class Mixture:
     components: int = 3
 
 
-Transform = ConvTransform | LightTransform
+Transform = ConvTransform | LightTransform | AGWinT
 Hyperprior = ConvHyperprior | LightHyperprior
 Context = NoContext | CheckerboardContext | EContextformer
 Distribution = Gaussian | Mixture
@@ -109,6 +125,7 @@ _PARTS: dict[str, type] = {
     for part in (
         ConvTransform,
         LightTransform,
+        AGWinT,
         ConvHyperprior,
         LightHyperprior,
         NoContext,
