@@ -8,8 +8,8 @@ from conftest import TINY
 
 from vitrail import config, transforms
 from vitrail.errors import ModelError
-from vitrail.transforms.agwint import _Windows
 from vitrail.transforms.light import LightTransform
+from vitrail.windows import Windows
 
 AGWINT = config.AGWinT(4, (16, 16, 32), (1, 1, 1), window=4, head=8, mlp=2)
 PARTS = [
@@ -73,7 +73,7 @@ def test_reach_of_the_readings_of_agwint() -> None:
 
 @pytest.mark.parametrize("shift", [False, True])
 def test_windows_invert_and_hide_padding(shift: bool) -> None:
-    windows = _Windows(6, 9, 4, shift, torch.device("cpu"))
+    windows = Windows(6, 9, 4, shift, torch.device("cpu"))
     x = torch.rand(2, 6, 9, 3)
     assert torch.equal(windows.join(windows.cut(x)), x)
     assert windows.mask is not None
@@ -81,7 +81,7 @@ def test_windows_invert_and_hide_padding(shift: bool) -> None:
     inside = windows.cut(torch.ones(1, 6, 9, 1))[..., 0]
     assert float((seen * (1 - inside[:, None])).sum()) == 0
     assert bool(((seen * inside[:, None]).sum(2) > 0)[inside > 0].all())
-    assert _Windows(8, 8, 4, False, torch.device("cpu")).mask is None
+    assert Windows(8, 8, 4, False, torch.device("cpu")).mask is None
 
 
 def test_impossible_agwint() -> None:

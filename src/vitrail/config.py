@@ -60,6 +60,18 @@ class LightHyperprior:
 
 
 @dataclass(frozen=True)
+class DualHyperprior:
+    """A channel-aware and a spatial-aware half (MCDH, arXiv 2309.10799); `width` is that of each half.
+
+    `halves` may name one alone; its width is then to be doubled, so that the side information stays comparable.
+    """
+
+    width: int = 96
+    features: int = 384
+    halves: tuple[str, ...] = ("channel", "spatial")
+
+
+@dataclass(frozen=True)
 class NoContext:
     """Parameters from the hyperprior alone: a single group."""
 
@@ -116,7 +128,7 @@ class Mixture:
 
 
 Transform = ConvTransform | LightTransform | AGWinT
-Hyperprior = ConvHyperprior | LightHyperprior
+Hyperprior = ConvHyperprior | LightHyperprior | DualHyperprior
 Context = NoContext | CheckerboardContext | EContextformer
 Distribution = Gaussian | Mixture
 
@@ -128,6 +140,7 @@ _PARTS: dict[str, type] = {
         AGWinT,
         ConvHyperprior,
         LightHyperprior,
+        DualHyperprior,
         NoContext,
         CheckerboardContext,
         EContextformer,

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vitrail import contexts, distributions, hyperpriors, rate, transforms
 from vitrail.coding import LIMIT, RangeDecoder, RangeEncoder, SymbolCoder
-from vitrail.config import EContextformer, Gaussian, LightHyperprior, ModelConfig
+from vitrail.config import ConvHyperprior, EContextformer, Mixture, ModelConfig
 from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
@@ -253,13 +253,12 @@ class Model(nn.Module):
 
 
 def _require_exact(config: ModelConfig) -> None:
-    parts = [type(config.hyperprior), type(config.distribution)]
     float_context = isinstance(config.context, EContextformer) and (
         config.context.norm != "l1" or config.context.activation != "relu"
     )
-    if parts != [LightHyperprior, Gaussian] or float_context:
+    if isinstance(config.hyperprior, ConvHyperprior) or isinstance(config.distribution, Mixture) or float_context:
         raise ModelError(
-            "an exact model needs LightHyperprior, Gaussian, the norm l1 and the activation relu; set exact=False"
+            "ConvHyperprior, Mixture, norms but l1 and activations but relu cannot be exact; set exact=False"
         )
 
 

@@ -25,9 +25,8 @@ from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit, mlp
 from vitrail.orders import Group, checkered
+from vitrail.windows import MASKED
 
-# Far below any score, yet finite: a row without a single allowed key must not become NaN.
-_MASKED = -(2.0**16)
 # Positions; the masks of larger latents are not kept.
 _REMEMBERED = 64 * 64
 
@@ -69,7 +68,7 @@ class _Geometry:
         return x.roll((self.window // 2, self.window // 4), (2, 3)) if shift else x
 
     def mask(self, shift: bool, queries: Sequence[int], keys: Sequence[int], phases: Sequence[int]) -> Tensor:
-        """Return what is added to scores (windows, 1, queries, keys): 0, or `_MASKED` where a key may not be seen.
+        """Return what is added to scores (windows, 1, queries, keys): 0, or `MASKED` where a key may not be seen.
 
         A key is seen from tokens of its own and later groups, from its own side of a shifted window's seam, and
         never when it is padding. `phases` gives the phase of every token index.
@@ -85,7 +84,7 @@ class _Geometry:
                 same = self._regions[:, :, None] == self._regions[:, None, :]
                 allowed = allowed & same[:, None, :, None]
             allowed = allowed.expand(-1, -1, self.window**2 // 2, -1, -1)
-            mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, _MASKED)
+            mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, MASKED)
             self._masks[index] = mask.flatten(3, 4).flatten(1, 2).unsqueeze(1)
         return self._masks[index]
 

@@ -23,48 +23,11 @@ from vitrail.errors import ModelError
 from vitrail.layers import FLOAT, mlp
 from vitrail.rate import QualityTable
 from vitrail.transforms.base import Transform
+from vitrail.windows import Windows, relations
 
 READINGS = ("global", "pooled", "shifted")
 # Pooled tokens a side: however large the picture, a window has 64 keys more.
 _POOLED = 8
-
-
-class _Windows:
-    """How an H x W map is cut into windows: padded to whole ones, shifted by half or not."""
-
-    def __init__(self, height: int, width: int, window: int, shift: bool, device: torch.device) -> None:
-        self.window, self.size = window, (height, width)
-        self.shift = window // 2 if shift else 0
-        self.padded = tuple(-(-side // window) * window for side in self.size)
-        inside = torch.zeros(1, *self.padded, 1, device=device)
-        inside[:, :height, :width] = 1
-        # Tokens on either side of a shifted map's seam are not neighbours.
-        rows, columns = (torch.arange(side, device=device) >= side - self.shift for side in self.padded)
-        region = (2 * rows[:, None] + columns.float())[None, :, :, None] if shift else torch.zeros_like(inside)
-        valid, region = self._cut(self._roll(inside))[..., 0] > 0, self._cut(region)[..., 0]
-        allowed = valid[:, None, :] & (region[:, :, None] == region[:, None, :])
-        self.mask = None if bool(allowed.all()) else torch.where(allowed, 0.0, -1e4)[:, None]
-
-    def _roll(self, x: Tensor) -> Tensor:
-        return x.roll((-self.shift, -self.shift), (1, 2)) if self.shift else x
-
-    def _cut(self, x: Tensor) -> Tensor:
-        w = self.window
-        x = x.unflatten(1, (-1, w)).unflatten(3, (-1, w)).permute(0, 1, 3, 2, 4, 5)
-        return x.flatten(0, 2).flatten(1, 2)
-
-    def cut(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to windows (B * windows, w * w, C)."""
-        bottom, right = (padded - side for padded, side in zip(self.padded, self.size, strict=True))
-        return self._cut(self._roll(functional.pad(x, (0, 0, 0, right, 0, bottom))))
-
-    def join(self, windows: Tensor) -> Tensor:
-        """Invert `cut`."""
-        w, (height, width) = self.window, self.padded
-        x = windows.unflatten(1, (w, w)).unflatten(0, (-1, height // w, width // w))
-        x = x.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)
-        x = x.roll((self.shift, self.shift), (1, 2)) if self.shift else x
-        return x[:, : self.size[0], : self.size[1]]
 
 
 class _Attention(nn.Module):
@@ -77,9 +40,7 @@ class _Attention(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, width)
         self.bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        row, column = torch.arange(window**2) // window, torch.arange(window**2) % window
-        relation = (row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1
-        self.register_buffer("relation", relation, persistent=False)
+        self.register_buffer("relation", relations(window), persistent=False)
         self.relation: Tensor
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None, further: Tensor | None) -> Tensor:
@@ -130,7 +91,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, queries: Tensor | None) -> Tensor:
         """Map x (B, H, W, C) to the same shape; queries (B, w * w, C) for the global reading."""
-        windows = _Windows(x.shape[1], x.shape[2], self.window, self.reading == "shifted", x.device)
+        windows = Windows(x.shape[1], x.shape[2], self.window, self.reading == "shifted", x.device)
         normed = self.norm1(x)
         tokens = windows.cut(normed)
         count = len(tokens) // len(x)
