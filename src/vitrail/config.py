@@ -116,6 +116,22 @@ class EContextformer:
 
 
 @dataclass(frozen=True)
+class MCDHContext:
+    """A local context, and a global one by attention over earlier positions (MCDH, arXiv 2309.10799).
+
+    `order`: raster, or checkerboard in two steps; `tile`: positions a side that the global context spans.
+    """
+
+    order: str = "checkerboard"
+    width: int = 192
+    heads: int = 4
+    hidden: tuple[int, ...] = (640, 512)
+    tile: int = 64
+    local_context: bool = True
+    global_context: bool = True
+
+
+@dataclass(frozen=True)
 class Gaussian:
     """One Gaussian an element."""
 
@@ -129,7 +145,7 @@ class Mixture:
 
 Transform = ConvTransform | LightTransform | AGWinT
 Hyperprior = ConvHyperprior | LightHyperprior | DualHyperprior
-Context = NoContext | CheckerboardContext | EContextformer
+Context = NoContext | CheckerboardContext | EContextformer | MCDHContext
 Distribution = Gaussian | Mixture
 
 _PARTS: dict[str, type] = {
@@ -144,6 +160,7 @@ _PARTS: dict[str, type] = {
         NoContext,
         CheckerboardContext,
         EContextformer,
+        MCDHContext,
         Gaussian,
         Mixture,
     )
@@ -211,6 +228,7 @@ CONFIGS: dict[str, ModelConfig] = {
         ),
         ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=320, exact=True),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
+        ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
     )
 }
 

@@ -51,7 +51,8 @@ class Kit(NamedTuple):
     """The layers of an entropy path: in floating point, or exact (`vitrail.exact`); their parameters are the same.
 
     `linear(inputs, outputs)`, `conv(inputs, outputs, kernel)`, `up(inputs, outputs)`, `norm(channels)`;
-    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum; `grid(levels)` rounds what enters a product.
+    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum; `grid(levels)` rounds what enters a product;
+    `mix(weights, values)` is a product whose sums may be long.
     """
 
     linear: Callable[[Sequence[int], int], nn.Module]
@@ -60,10 +61,11 @@ class Kit(NamedTuple):
     norm: Callable[[int], nn.Module]
     weigh: Callable[[Tensor], Tensor]
     grid: Callable[[int], nn.Module]
+    mix: Callable[[Tensor, Tensor], Tensor]
 
 
-FLOAT = Kit(Linear, _conv, _up, L1Norm, _weigh, lambda levels: nn.Identity())
-EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh, exact.Grid)
+FLOAT = Kit(Linear, _conv, _up, L1Norm, _weigh, lambda levels: nn.Identity(), torch.matmul)
+EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh, exact.Grid, exact.mix)
 
 
 class ResidualBlock(nn.Module):

@@ -205,7 +205,7 @@ class Model(nn.Module):
         positions = self.context.order.positions(h, w)
         y = np.zeros((self.config.latents, h * w), np.int32)
         given = None if latents is None else latents.y.reshape(y.shape)
-        for step, group in enumerate(self.context.order.groups):
+        for step, group in enumerate(self.context.order.sequence(h, w)):
             parameters = walk.predict(step)[0].float()
             channels, at = self.context.channels(step), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)

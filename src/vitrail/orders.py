@@ -28,6 +28,10 @@ class Order:
     phases: int
     groups: tuple[Group, ...]
 
+    def sequence(self, height: int, width: int) -> tuple[Group, ...]:
+        """Return the groups of a height x width latent."""
+        return self.groups
+
     def positions(self, height: int, width: int) -> list[Tensor]:
         """Return for every phase the row-major indices (int64) of its positions in a height x width map.
 
@@ -37,6 +41,21 @@ class Order:
         columns = torch.arange(width, device="cpu").unsqueeze(0)
         phase = ((rows + columns) % self.phases).flatten()
         return [torch.nonzero(phase == index).flatten() for index in range(self.phases)]
+
+
+class Raster(Order):
+    """Position after position in row-major order, all channels at once; how many depends on the latent's size."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 0, ())
+
+    def sequence(self, height: int, width: int) -> tuple[Group, ...]:
+        """See `Order`."""
+        return tuple(Group(0, index) for index in range(height * width))
+
+    def positions(self, height: int, width: int) -> list[Tensor]:
+        """See `Order`."""
+        return list(torch.arange(height * width, device="cpu").split(1))
 
 
 def sfo(segments: int) -> Order:

@@ -9,6 +9,7 @@ from vitrail import config
 from vitrail.contexts.base import ContextModel, Walk
 from vitrail.contexts.convolutional import CheckerboardContext, NoContext
 from vitrail.contexts.econtextformer import EContextformer
+from vitrail.contexts.mcdh import MCDHContext
 from vitrail.layers import FLOAT, Kit
 
 __all__ = ["ContextModel", "Walk", "build"]
@@ -20,4 +21,6 @@ def build(part: config.Context, latents: int, features: int, parameters: int, ki
         return NoContext(part, latents, features, parameters, kit)
     if isinstance(part, config.CheckerboardContext):
         return CheckerboardContext(part, latents, features, parameters, kit)
+    if isinstance(part, config.MCDHContext):
+        return MCDHContext(part, latents, features, parameters, kit)
     return EContextformer(part, latents, features, parameters, kit)

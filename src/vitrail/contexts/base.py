@@ -50,7 +50,8 @@ class ContextModel(nn.Module, ABC):
 
     def take(self, step: int, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
         """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""
-        return latent[:, self.channels(step)].flatten(2)[:, :, positions[self.order.groups[step].phase]]
+        group = self.order.sequence(latent.shape[2], latent.shape[3])[step]
+        return latent[:, self.channels(step)].flatten(2)[:, :, positions[group.phase]]
 
 
 class ParameterNetworks(nn.Module):

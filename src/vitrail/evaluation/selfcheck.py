@@ -182,7 +182,7 @@ def _parameters(model: Model, latents: Latents, quality: int) -> str:
         results.append(context(torch.cat([y_in.flip(3), y_in]), pair)[1:])
         walk = context.walk(features)
         stepwise = torch.zeros_like(results[0]).flatten(3)
-        for step, group in enumerate(context.order.groups):
+        for step, group in enumerate(context.order.sequence(*size)):
             stepwise[:, :, context.channels(step), positions[group.phase].to(device)] = walk.predict(step)
             walk.update(step, context.take(step, y_in, [phase.to(device) for phase in positions]))
         results.append(stepwise)

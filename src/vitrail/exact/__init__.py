@@ -20,6 +20,6 @@ parameters of their float counterparts (`vitrail.layers`), so that either can co
 """
 
 from vitrail.exact.grid import Grid, levels
-from vitrail.exact.layers import LARGEST_WEIGHT, Conv2d, L1Norm, Linear, Up2x2, guard, weigh
+from vitrail.exact.layers import LARGEST_WEIGHT, Conv2d, L1Norm, Linear, Up2x2, guard, mix, weigh
 
-__all__ = ["LARGEST_WEIGHT", "Conv2d", "Grid", "L1Norm", "Linear", "Up2x2", "guard", "levels", "weigh"]
+__all__ = ["LARGEST_WEIGHT", "Conv2d", "Grid", "L1Norm", "Linear", "Up2x2", "guard", "levels", "mix", "weigh"]

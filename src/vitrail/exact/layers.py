@@ -126,6 +126,11 @@ def weigh(scores: Tensor) -> Tensor:
     return _Weigh.apply(scores)
 
 
+def mix(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights @ values, summed in float64: exact below 2^53, where float32 would allow too few levels."""
+    return (weights.double() @ values.double()).to(values.dtype)
+
+
 _LOCK = threading.RLock()
 
 
