@@ -8,7 +8,6 @@ import bisect
 import functools
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from vitrail import picture, zoo
 from vitrail.errors import VitrailError
 from vitrail.evaluation.codecs import Codec, codec
-from vitrail.evaluation.metrics import ms_ssim, psnr
+from vitrail.evaluation.sweep import measure
 
 HERE = Path(__file__).parent
 CODECS = {"Vitrail": zoo.DEFAULT, "JPEG": "jpeg", "WebP": "webp", "AVIF": "avif"}
@@ -117,22 +116,17 @@ def _upright(source: Path) -> Image.Image:
 def _measure(
     label: str, coder: Codec, image: Image.Image, quality: int, target: int | None, stem: str
 ) -> tuple[bytes, Image.Image, Row]:
-    start = time.perf_counter()
-    data, _ = coder.encode(image, quality)
-    encoded = time.perf_counter()
-    decoded, _ = coder.decode(data)
-    end = time.perf_counter()
-    a, b = np.asarray(image), np.asarray(decoded)
+    measured, data, decoded = measure(coder, label, image, quality)
     too_large = target is not None and quality == 0 and len(data) > target
     row = Row(
         codec=label,
         quality=quality,
-        bytes=len(data),
-        bpp=8 * len(data) / (image.width * image.height),
-        psnr=psnr(a, b),
-        ms_ssim=ms_ssim(a, b),
-        encode_s=encoded - start,
-        decode_s=end - encoded,
+        bytes=measured.bytes,
+        bpp=measured.bpp,
+        psnr=measured.psnr,
+        ms_ssim=measured.ms_ssim,
+        encode_s=measured.encode_s,
+        decode_s=measured.decode_s,
         picture=f"{stem}.webp",
         note="larger even at its lowest quality" if too_large else "",
     )

@@ -100,7 +100,7 @@ def evaluate(
     images = []
     for path in progress(paths):
         image = _rgb(path)
-        images += [_measure(codec, path.name, image, quality) for quality in qualities]
+        images += [measure(codec, path.name, image, quality)[0] for quality in qualities]
     return Report(
         codec=codec.name,
         dataset=folder.resolve().name,
@@ -116,7 +116,8 @@ def _rgb(path: Path) -> Image.Image:
     return Image.fromarray(read(path).pixels)
 
 
-def _measure(codec: Codec, file: str, image: Image.Image, quality: int) -> Measurement:
+def measure(codec: Codec, file: str, image: Image.Image, quality: int) -> tuple[Measurement, bytes, Image.Image]:
+    """Encode and decode one picture; returns also the file's bytes and the decoded picture."""
     start = time.perf_counter()
     data, encode_coder_s = codec.encode(image, quality)
     encoded = time.perf_counter()
@@ -125,7 +126,7 @@ def _measure(codec: Codec, file: str, image: Image.Image, quality: int) -> Measu
     if decoded.size != image.size:
         raise VitrailError(f"{codec.name} gave {file} back as {decoded.size}, not {image.size}: do not use it")
     a, b = np.asarray(image), np.asarray(decoded)
-    return Measurement(
+    measured = Measurement(
         file=file,
         quality=quality,
         bytes=len(data),
@@ -137,6 +138,7 @@ def _measure(codec: Codec, file: str, image: Image.Image, quality: int) -> Measu
         encode_coder_s=encode_coder_s,
         decode_coder_s=decode_coder_s,
     )
+    return measured, data, decoded
 
 
 def _average(images: Sequence[Measurement]) -> Point:
