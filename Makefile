@@ -38,8 +38,9 @@ kodak: $(READY)  ## measure the default model on the pictures in $(KODAK)
 	  --against benchmarks/peers/jpeg-kodak.json --against benchmarks/peers/jpeg2000-kodak.json \
 	  --against benchmarks/peers/webp-kodak.json --against benchmarks/peers/avif-kodak.json
 
-speed: $(READY)  ## time the default model, and a picture of 12 megapixels
-	$(BIN)/python benchmarks/speed.py examples/photo.webp --large
+PICTURE ?= examples/photo.webp
+speed: $(READY)  ## time the default model on $(PICTURE), and on 12 megapixels
+	$(BIN)/python benchmarks/speed.py $(PICTURE) --large
 
 selfcheck: $(READY)  ## check exactness under all settings of this machine (minutes)
 	$(BIN)/vitrail selfcheck
