@@ -39,12 +39,13 @@ def test_a_distribution_returns_its_symbols_at_the_estimated_size(symbols: list[
     for part in (config.Gaussian(), config.Mixture(components)):
         distribution = distributions.build(part)
         parameters = torch.randn(distribution.per_element, len(symbols)) * 3
+        usual = torch.rand(len(symbols)) * 4
         given_symbols = np.array(symbols, np.int32)
         encoder, estimator = RangeEncoder(), Estimator()
-        distribution.code(encoder, parameters, given_symbols)
-        distribution.code(estimator, parameters, given_symbols)
+        distribution.code(encoder, parameters, usual, given_symbols)
+        distribution.code(estimator, parameters, usual, given_symbols)
         data = encoder.finish()
-        assert np.array_equal(distribution.code(RangeDecoder(data), parameters, None), given_symbols)
+        assert np.array_equal(distribution.code(RangeDecoder(data), parameters, usual, None), given_symbols)
         assert 8 * len(data) <= estimator.bits * 1.001 + 64
 
 
@@ -72,23 +73,25 @@ GOLDEN = "03fdfcfffd0001042835f1efe154ec15"
 def test_mixture_of_one_is_the_gaussian() -> None:
     values = torch.randint(-9, 9, (2, 50)).float()
     moments = torch.randn(2, 2, 50)
+    usual = torch.rand(2, 50) * 4
     one = torch.cat([torch.randn(2, 1, 50), moments], 1)
-    gaussian = distributions.build(config.Gaussian()).bits(values, moments)
-    assert torch.allclose(gaussian, distributions.build(config.Mixture(1)).bits(values, one), atol=1e-4)
+    gaussian = distributions.build(config.Gaussian()).bits(values, moments, usual)
+    assert torch.allclose(gaussian, distributions.build(config.Mixture(1)).bits(values, one, usual), atol=1e-4)
 
 
 def test_components_may_change_places() -> None:
     mixture = distributions.build(config.Mixture(3))
     values, parameters = torch.randint(-9, 9, (1, 50)).float(), torch.randn(1, 9, 50)
     turned = parameters.unflatten(1, (3, 3)).roll(1, 2).flatten(1, 2)
-    assert torch.allclose(mixture.bits(values, parameters), mixture.bits(values, turned), atol=1e-4)
+    usual = torch.rand(1, 50) * 4
+    assert torch.allclose(mixture.bits(values, parameters, usual), mixture.bits(values, turned, usual), atol=1e-4)
 
 
 @pytest.mark.parametrize("part", [config.Gaussian(), config.Mixture(3)])
 def test_probabilities_sum_to_one(part: config.Distribution) -> None:
     distribution = distributions.build(part)
     parameters = torch.randn(1, distribution.per_element, 1).expand(-1, -1, 201)
-    bits = distribution.bits(torch.arange(-100.0, 101.0)[None], parameters)
+    bits = distribution.bits(torch.arange(-100.0, 101.0)[None], parameters, torch.full((1, 201), 3.0))
     assert (
         abs(float(torch.exp2(-bits.double()).sum()) - 1) < 5e-3
     )  # every symbol has at least the least mass of a table

@@ -97,6 +97,27 @@ def test_schedule() -> None:
     assert settings.rate(1) == 0
 
 
+def test_crops_are_small_and_many_at_first() -> None:
+    settings = loop.Settings(minutes=1, batch=2, crop=128, early=0.5)
+    assert settings.shape(0.49) == (8, 64)
+    assert settings.shape(0.5) == (2, 128)
+
+
+def test_a_fitted_model_starts_as_a_transform_codec(store: Path) -> None:
+    data = Store(store, torch.device("cpu"))
+    model = Model(TINY).eval()
+    crops, quality = data.batch(4, 128), torch.tensor([5.0, 35.0, 65.0, 95.0])
+    untold = model.usual_scale.table.clone()
+    with torch.no_grad():
+        blank = RateDistortion(model)(crops, quality)[1]
+        model.fit(data.patches())
+        fitted = RateDistortion(model)(crops, quality)[1]
+        model.usual_scale.table.copy_(untold)
+        unscaled = RateDistortion(model)(crops, quality)[1]
+    assert fitted[2] < blank[2] / 4  # MSE
+    assert fitted[0] < 0.8 * unscaled[0]  # bits per pixel of y
+
+
 def test_loss_is_rate_plus_weighted_distortion() -> None:
     torch.manual_seed(0)
     model = Model(TINY)
@@ -137,8 +158,8 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     loop.train(replace(TINY, exact=True), store, folder, tmp_path, settings, resume=False)
     first = weights.load(str(tmp_path / "weights.safetensors"))
     assert first.config == replace(TINY, exact=True)
-    steps = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0]
+    steps, _, _, seconds, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
     assert steps > 0
-    loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=0.05), resume=True)
+    loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=seconds / 60 + 0.03), resume=True)
     assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps
     assert any((tmp_path / "log").rglob("events*"))

@@ -180,7 +180,7 @@ class ModelConfig:
     context: Context
     distribution: Distribution = field(default_factory=Gaussian)
     latents: int = 192
-    lambdas: tuple[float, float] = (0.0003, 0.1)
+    lambdas: tuple[float, float] = (0.00025, 0.06)
     exact: bool = False
 
     def to_json(self) -> str:
@@ -222,11 +222,11 @@ _SMALL_CONTEXT = EContextformer(
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
-        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=320, exact=True),
+        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=256, exact=True),
         ModelConfig(
-            "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=320, exact=True
+            "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=256, exact=True
         ),
-        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=320, exact=True),
+        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=256, exact=True),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
     )

@@ -25,8 +25,8 @@ SMALLEST, LARGEST = 0.11, 64.0
 # of low rates were 1.6 % longer.
 NARROW, FINE, COARSE = 16, 32, 8
 TOTAL = 1 << 16
-# Where the network starts, and how fast it moves on the exponent's scale.
-_START, _SPEED = 24.0, 8.0
+# Exponents come in units of this many levels, so that the network moves fast on their scale.
+_UNIT = 8.0
 # The least mass of a symbol in a table.
 _LEAST = 1 / TOTAL
 
@@ -38,8 +38,13 @@ def _log_step() -> float:
 
 
 def scales(exponent: Tensor) -> Tensor:
-    """Map exponents 0..LEVELS-1 to scales SMALLEST..LARGEST."""
-    return SMALLEST * torch.exp(exponent * _log_step())
+    """Map exponents 0..(LEVELS - 1) / _UNIT to scales SMALLEST..LARGEST."""
+    return SMALLEST * torch.exp(exponent * (_log_step() * _UNIT))
+
+
+def exponents(scale: Tensor) -> Tensor:
+    """Invert `scales`, in the units of a distribution's parameters; scales outside the range are clamped."""
+    return (scale.clamp(SMALLEST, LARGEST) / SMALLEST).log() / (_log_step() * _UNIT)
 
 
 def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -56,7 +61,7 @@ def frozen_tables() -> tuple[Tensor, Tensor]:
     Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
     then that of the escape, and sums to about TOTAL.
     """
-    sigmas = scales(torch.arange(LEVELS, dtype=torch.float64))
+    sigmas = scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)
     masses, reaches = [], []
     for level, sigma in enumerate(sigmas):
         count = FINE if level < NARROW else COARSE
@@ -96,22 +101,28 @@ class Distribution(nn.Module, ABC):
         return float(np.log2(row.sum() / row.max()))
 
     @abstractmethod
-    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
-        """Return the cost in bits (B, …) of values (B, …), which may lie between integers (training)."""
+    def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return the cost in bits (B, …) of values (B, …), which may lie between integers (training).
+
+        `usual`, of as many dimensions, is added to the scale exponents.
+        """
 
     @abstractmethod
-    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
-        """Code n symbols with parameters (per_element, n); a decoder is given None. Returns the symbols."""
+    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
+        """Code n symbols with parameters (per_element, n), `usual` (n,) added to the scale exponents.
+
+        A decoder is given None for the symbols. Returns the symbols.
+        """
 
 
 def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-    return mean, clamp_through(exponent * _SPEED + _START, 0.0, LEVELS - 1.0)
+    return mean, clamp_through(exponent, 0.0, (LEVELS - 1) / _UNIT)
 
 
 def _indices(mean: Tensor, exponent: Tensor) -> tuple[Integers, Integers]:
     """Return the table index and the whole part of the mean."""
     mean, exponent = _moments(mean, exponent)
-    level = exponent.round().to(torch.int32)
+    level = (exponent * _UNIT).round().to(torch.int32)
     narrow = level < NARROW
     count = torch.where(narrow, FINE, COARSE)
     start = torch.where(narrow, level * FINE, NARROW * FINE + (level - NARROW) * COARSE)
@@ -126,14 +137,16 @@ class Gaussian(Distribution):
 
     per_element = 2
 
-    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
+    def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""
-        mean, exponent = _moments(*parameters.unbind(1))
+        mean, exponent = parameters.unbind(1)
+        mean, exponent = _moments(mean, exponent + usual)
         return -torch.log2(clamp_through(mass(values, mean, scales(exponent)), _LEAST, 1.0))
 
-    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
         """See `Distribution`."""
-        index, whole = _indices(*parameters)
+        mean, exponent = parameters
+        index, whole = _indices(mean, exponent + usual)
         return coder.grouped(self.tables(), index, None if symbols is None else symbols - whole) + whole
 
 
@@ -148,15 +161,17 @@ class Mixture(Distribution):
         super().__init__()
         self.per_element = 3 * components
 
-    def bits(self, values: Tensor, parameters: Tensor) -> Tensor:
+    def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""
-        logits, means, exponents = parameters.unflatten(1, (3, -1)).unbind(1)
-        means, exponents = _moments(means, exponents)
-        masses = mass(values.unsqueeze(1), means, scales(exponents))
+        logits, means, exponent = parameters.unflatten(1, (3, -1)).unbind(1)
+        means, exponent = _moments(means, exponent + usual.unsqueeze(1))
+        masses = mass(values.unsqueeze(1), means, scales(exponent))
         return -torch.log2(clamp_through((logits.softmax(1) * masses).sum(1), _LEAST, 1.0))
 
-    def code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
         """See `Distribution`."""
+        logits, means, exponent = parameters.unflatten(0, (3, -1)).unbind(0)
+        parameters = torch.stack([logits, means, exponent + usual])
         chunks = [
             self._code(coder, chunk, None if symbols is None else symbols[start : start + self._CHUNK])
             for start, chunk in _chunks(parameters, self._CHUNK)
@@ -165,9 +180,9 @@ class Mixture(Distribution):
 
     def _code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
         tables = self.tables()
-        logits, means, exponents = parameters.unflatten(0, (3, -1)).unbind(0)
+        logits, means, exponent = parameters
         weights = (logits.softmax(0) * self._WEIGHT).round().to(torch.int64).cpu().numpy()
-        index, whole = _indices(means, exponents)
+        index, whole = _indices(means, exponent)
         first, escape = whole + tables.first[index], tables.escape[index]
         low = first.min(0)
         reach = min(int(((first + escape).max(0) - low).max()), 2 * self._REACH)

@@ -1,5 +1,6 @@
 """Layers that several parts share."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -44,14 +45,14 @@ def _up(inputs: int, outputs: int) -> nn.Module:
 
 
 def _weigh(scores: Tensor) -> Tensor:
-    return torch.exp2(scores - scores.detach().amax(-1, keepdim=True))
+    return torch.softmax(scores * math.log(2), -1)
 
 
 class Kit(NamedTuple):
     """The layers of an entropy path: in floating point, or exact (`vitrail.exact`); their parameters are the same.
 
     `linear(inputs, outputs)`, `conv(inputs, outputs, kernel)`, `up(inputs, outputs)`, `norm(channels)`;
-    `weigh(scores)` is a soft-max to base 2, not yet divided by its sum; `grid(levels)` rounds what enters a product;
+    `weigh(scores)` is a soft-max to base 2, up to a factor of each row; `grid(levels)` rounds what enters a product;
     `mix(weights, values)` is a product whose sums may be long.
     """
 

@@ -4,7 +4,7 @@
     symbols = round(y * gain - mean)          the mean is the first M features: known before the first group
     for group in order:                       the coder writes the symbols, or reads them, or counts their bits
         parameters = walk.predict(group)
-        symbols[group] = distribution.code(coder, parameters, symbols[group])
+        symbols[group] = distribution.code(coder, parameters, usual_scale, symbols[group])
         walk.update(group, symbols[group])
     y_hat = (symbols + mean) / gain --synthesis--> x_hat
 
@@ -27,6 +27,7 @@ from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
 from vitrail.straight import round_through
+from vitrail.transforms.light import LightTransform
 
 STRIDE = 16
 HYPER_STRIDE = 4
@@ -89,11 +90,13 @@ class Model(nn.Module):
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
         self.condition = rate.QualityTable(features)
+        self.usual_scale = rate.QualityTable(m)  # exponents; the context's are relative to them
         # At high rates the best step falls with the square root of lambda: ln 2 lambda 255^2 step^2 = 18.
         steps = (18 / (np.log(2) * 255**2 * self.lambdas(torch.linspace(1, 100, rate.KNOTS)))) ** 0.5
         with torch.no_grad():
             self.log_gain.table.copy_(-steps.log()[:, None])
             self.log_inverse_gain.table.copy_(steps.log()[:, None])
+            self.usual_scale.table.fill_(float(distributions.exponents(torch.tensor(1.0))))
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +120,8 @@ class Model(nn.Module):
     def _analyse(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (B, 3, H, W), any size, to scaled y (B, M, h, w) and z (B, N, a, b), not rounded."""
         y = self.transform.analysis(_pad(x, STRIDE), quality) * self.log_gain(quality).exp()
-        return y, self.hyperprior.analysis(_pad(y, HYPER_STRIDE))
+        spread = distributions.scales(self.usual_scale(quality))
+        return y, self.hyperprior.analysis(_pad(y / spread, HYPER_STRIDE))
 
     def features(self, z_hat: Tensor, quality: Tensor, size: tuple[int, int]) -> Tensor:
         """Map z_hat (B, N, a, b) to features (B, F, h, w); the first M are the mean of y."""
@@ -127,6 +131,21 @@ class Model(nn.Module):
         return self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
 
     # -- training ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit(self, patches: Tensor) -> None:
+        """Start as a plain transform codec: principal components of patches (N, 3, 16, 16), and their usual scales.
+
+        A transform without a linear path stays as it is.
+        """
+        if not isinstance(self.transform, LightTransform):
+            return
+        self.transform.fit_linear(patches)
+        y = self.transform.linear_analysis(patches - 0.5).flatten(1)
+        for knot, log_gain in enumerate(self.log_gain.table):
+            # The mean log magnitude of a Gaussian lies 0.635 under the log of its scale.
+            scale = ((y.abs() * log_gain.exp()).clamp(min=0.05).log().mean(0) + 0.635).exp()
+            self.usual_scale.table[knot] = distributions.exponents(scale)
 
     def forward(self, x: Tensor, quality: Tensor | float = 50) -> Output:
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
@@ -143,7 +162,8 @@ class Model(nn.Module):
             residual = y - mean
             symbols = round_through(residual)
             parameters = self.context(symbols, features).float()
-        y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters)
+            usual = self.usual_scale(quality)
+        y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
         x_hat = self._synthesise(symbols + mean, quality)
         return Output(x_hat[:, :, : x.shape[2], : x.shape[3]], y_bits, z_bits)
@@ -201,7 +221,9 @@ class Model(nn.Module):
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
         z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
         z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
-        walk = self.context.walk(self.features(z_hat, _quality(quality, z_hat), (h, w)))
+        at_quality = _quality(quality, z_hat)
+        walk = self.context.walk(self.features(z_hat, at_quality, (h, w)))
+        usual = self.usual_scale(at_quality)[0, :, :, 0]
         positions = self.context.order.positions(h, w)
         y = np.zeros((self.config.latents, h * w), np.int32)
         given = None if latents is None else latents.y.reshape(y.shape)
@@ -209,7 +231,8 @@ class Model(nn.Module):
             parameters = walk.predict(step)[0].float()
             channels, at = self.context.channels(step), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)
-            coded = self.distribution.code(coder, parameters.flatten(1), symbols)
+            scale = usual[channels].expand(-1, len(at)).flatten()
+            coded = self.distribution.code(coder, parameters.flatten(1), scale, symbols)
             coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))

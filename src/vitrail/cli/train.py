@@ -34,7 +34,7 @@ import click
     help="Folder for weights, checkpoint, log and data store.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(min=1), help="Crops a step and process.")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Crops a step and process.")
 @click.option(
     "--crop",
     default=256,

@@ -70,6 +70,9 @@ class ParameterNetworks(nn.Module):
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(mlp(inputs, widths, activation, kit) for _ in range(networks))
+        for network in self.networks:
+            for parameter in cast(nn.Sequential, network)[-1].parameters():
+                nn.init.zeros_(parameter)  # training starts from the usual scales
 
     def forward(self, segment: int, *inputs: Tensor) -> Tensor:
         """Map inputs (B, n, inputs[i]) to (B, n, widths[-1])."""

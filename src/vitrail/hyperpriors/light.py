@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from vitrail import config
@@ -23,13 +24,11 @@ class LightHyperprior(Hyperprior):
             ResidualBlock(n),
             nn.Conv2d(n, n, 2, 2),
         )
-        self.decoder = nn.Sequential(
-            kit.up(n, n),
-            ResidualBlock(n, kit),
-            kit.up(n, n),
-            nn.ReLU(),
-            kit.conv(n, part.features, 3),
-        )
+        head = kit.conv(n, part.features, 3)
+        self.decoder = nn.Sequential(kit.up(n, n), ResidualBlock(n, kit), kit.up(n, n), nn.ReLU(), head)
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter[:latents] = 0  # the mean of y
 
     def analysis(self, y: Tensor) -> Tensor:
         """See `Hyperprior`."""

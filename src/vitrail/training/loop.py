@@ -21,7 +21,6 @@ from vitrail.model import Model
 from vitrail.training import optimizers, validation
 from vitrail.training.loss import RateDistortion
 from vitrail.training.store import SMALLEST_SIDE, Store
-from vitrail.transforms.light import LightTransform
 
 CHECKPOINT = "checkpoint.pt"
 _LOG_STEPS = 20
@@ -32,17 +31,19 @@ _CALIBRATION_BATCHES = 8
 class Settings:
     """How a run is made; shares are of the time budget, `batch` counts the crops of one process.
 
-    The learning rates rise over `warmup`, stay flat, and fall linearly to zero over the last `decay`. A model that is
-    to be exact is so over the last `exact`.
+    The learning rates rise over `warmup`, stay flat, and fall linearly to zero over the last `decay`. Over the first
+    `early`, crops have half the side, and there are four times as many. A model that is to be exact is so over the
+    last `exact`.
     """
 
     minutes: float
     crop: int = 256
-    batch: int = 8
-    muon: float = 8e-4
-    adamw: float = 6e-4
+    batch: int = 4
+    muon: float = 2e-3
+    adamw: float = 1e-3
     warmup: float = 0.02
-    decay: float = 0.8
+    decay: float = 0.7
+    early: float = 0.6
     exact: float = 0.05
     average: float = 0.998
     save_minutes: float = 3.0
@@ -53,6 +54,10 @@ class Settings:
     def rate(self, progress: float) -> float:
         """Return the factor on the learning rates at a share 0..1 of the budget."""
         return max(0.0, min(1.0, progress / self.warmup, (1 - progress) / self.decay))
+
+    def shape(self, progress: float) -> tuple[int, int]:
+        """Return the count and the side of a step's crops at a share 0..1 of the budget."""
+        return (4 * self.batch, self.crop // 2) if progress < self.early else (self.batch, self.crop)
 
 
 def stratified_qualities(count: int, device: torch.device) -> Tensor:
@@ -86,8 +91,7 @@ def train(
     data = Store(store, fabric.device)
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
-    if isinstance(model.transform, LightTransform):
-        model.transform.fit_linear(data.patches())
+    model.fit(data.patches())
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(fabric, model, out, settings)
     if resume:
@@ -229,7 +233,7 @@ class _Run:
         """Make a step. Returns the loss and its parts (4,)."""
         for group, base in optimizers.rates(self.optimizers):
             group["lr"] = base * self.settings.rate(self.progress)
-        x = data.batch(self.settings.batch, self.settings.crop)
+        x = data.batch(*self.settings.shape(self.progress))
         loss, parts = self.module(x, stratified_qualities(len(x), x.device))
         for optimizer in self.optimizers:
             optimizer.zero_grad()

@@ -44,6 +44,9 @@ class LightTransform(Transform):
         quarter, eighth, sixteenth = part.widths
         self.linear_analysis = nn.Conv2d(3, latents, PATCH, PATCH)
         self.linear_synthesis = nn.ConvTranspose2d(latents, 3, PATCH, PATCH)
+        # Channels differ by factors of hundreds: the networks see and give them in units of their usual spread.
+        self.register_buffer("spread", torch.ones(latents, 1, 1))
+        self.spread: Tensor
         self.analysis_stages = _Stages(
             [
                 nn.Conv2d(3, quarter, 4, 4),
@@ -71,7 +74,7 @@ class LightTransform(Transform):
     def fit_linear(self, patches: Tensor) -> None:
         """Set the linear paths to the principal components of patches (N, 3, 16, 16) with values in 0..1."""
         flat = patches.flatten(1).double() - 0.5
-        _, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
+        values, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))
         latents = self.linear_analysis.out_channels
         basis = vectors[:, -latents:].flip(1).T.reshape(latents, 3, PATCH, PATCH)
         with torch.no_grad():
@@ -79,6 +82,7 @@ class LightTransform(Transform):
                 layer.weight.copy_(basis)
                 assert layer.bias is not None
                 layer.bias.zero_()
+            self.spread.copy_((values[-latents:].flip(0) + 0.01).sqrt()[:, None, None])
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
@@ -86,11 +90,11 @@ class LightTransform(Transform):
         y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
         with torch.autocast(x.device.type, enabled=False):
             linear: Tensor = self.linear_analysis(x.float())
-        return linear + y
+        return linear + y * self.spread
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        x = functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
+        x = functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat / self.spread, quality)), 4)
         # A transposed convolution into three channels is slow; as a matrix product and a shuffle it is not.
         weight = self.linear_synthesis.weight.flatten(1).T[:, :, None, None]
         with torch.autocast(x.device.type, enabled=False):
