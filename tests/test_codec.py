@@ -95,6 +95,12 @@ def test_a_forged_file_is_refused(model: Model, photo: Image.Image) -> None:
         codec.decode(container.write(replace(file, symbols_crc=file.symbols_crc ^ 1)), model)
 
 
+def test_a_file_of_replaced_weights_names_them(model: Model, photo: Image.Image) -> None:
+    file = container.read(codec.encode(picture.read(photo.crop((0, 0, 64, 64))), model, 20).data)
+    with pytest.raises(vitrail.ModelError, match=r"ce2f5ef9 \(econtextformer-s of .*does not ship"):
+        vitrail.decompress(container.write(replace(file, model_id=bytes.fromhex("ce2f5ef9"))))
+
+
 def test_other_weights_are_refused(model: Model, tiny: Path, tmp_path: Path, photo: Image.Image) -> None:
     data = codec.encode(picture.read(photo.crop((0, 0, 16, 16))), model, 50).data
     with pytest.raises(vitrail.ModelError, match=r"id [0-9a-f]{8}, which this version does not ship"):

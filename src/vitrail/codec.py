@@ -83,7 +83,8 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
         model = _model(file.model_id)
     if model.identity != file.model_id:
         given = model.identity.hex() if model.identity else "none"
-        raise ModelError(f"the file needs the model with id {file.model_id.hex()}; {model.config.name} has {given}")
+        needed = zoo.describe(file.model_id)
+        raise ModelError(f"the file needs the model with id {needed}; {model.config.name} has {given}")
     size = (file.height, file.width)
     if len(file.latents) < model.least_bytes(size):
         raise FormatError("the file is damaged: it is too short for a picture of its size")
@@ -113,7 +114,7 @@ def _model(model_id: bytes) -> Model:
     name = zoo.find(model_id)
     if name is None:
         raise ModelError(
-            f"the file needs the model with id {model_id.hex()}, which this version does not ship; "
+            f"the file needs the model with id {zoo.describe(model_id)}, which this version does not ship; "
             "name its weights file (--model)"
         )
     return weights.shared(name)

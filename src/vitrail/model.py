@@ -221,12 +221,15 @@ class Model(nn.Module):
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
         z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
         z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
-        at_quality = _quality(quality, z_hat)
-        walk = self.context.walk(self.features(z_hat, at_quality, (h, w)))
-        usual = self.usual_scale(at_quality)[0, :, :, 0]
+        features = self.features(z_hat, _quality(quality, z_hat), (h, w))
+        usual = self.usual_scale(_quality(quality, z_hat))[0, :, :, 0]
         positions = self.context.order.positions(h, w)
         y = np.zeros((self.config.latents, h * w), np.int32)
         given = None if latents is None else latents.y.reshape(y.shape)
+        if latents is None or not self.config.exact:
+            walk = self.context.walk(features)
+        else:  # an encoder knows all symbols; of an exact model one masked pass gives what the walk gives
+            walk = self.context.single_pass(torch.from_numpy(latents.y).to(device).float().unsqueeze(0), features)
         for step, group in enumerate(self.context.order.sequence(h, w)):
             parameters = walk.predict(step)[0].float()
             channels, at = self.context.channels(step), positions[group.phase].numpy()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from vitrail import zoo
-from vitrail.coding import RangeEncoder
+from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.config import ModelConfig
 from vitrail.errors import ModelError
 from vitrail.model import STRIDE, Latents, Model
@@ -71,15 +71,18 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
 
 
 def _probe(model: Model) -> str:
-    """Return the checksum of the bytes that a small fixed latent takes."""
+    """Return the checksum of the bytes that a small fixed latent takes, and of what is decoded from them."""
     height, width, quality = 9, 10, 50
     y, z = (
         (np.arange(channels * h * w, dtype=np.int32) * 7 % 11 - 5).reshape(channels, h, w)
         for channels, h, w in ((model.config.latents, height, width), (model.hyperprior.channels, 3, 3))
     )
     encoder = RangeEncoder()
-    model.eval().traverse(encoder, (STRIDE * height, STRIDE * width), quality, Latents(y, z))
-    return f"{zlib.crc32(encoder.finish()):08x}"
+    size = (STRIDE * height, STRIDE * width)
+    model.eval().traverse(encoder, size, quality, Latents(y, z))
+    data = encoder.finish()
+    decoded = model.traverse(RangeDecoder(data), size, quality)
+    return f"{zlib.crc32(decoded.y.tobytes(), zlib.crc32(data)):08x}"
 
 
 def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:

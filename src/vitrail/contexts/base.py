@@ -43,6 +43,10 @@ class ContextModel(nn.Module, ABC):
     def walk(self, features: Tensor) -> Walk:
         """Start a stepwise traversal for features (B, F, h, w)."""
 
+    def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
+        """Start a traversal for an encoder, whose parameters all come from one masked pass."""
+        return _Known(self, self(symbols, features), (symbols.shape[2], symbols.shape[3]))
+
     def channels(self, step: int) -> slice:
         """Return the latent channels of a group."""
         first = self.order.groups[step].segment * self.segment_channels
@@ -52,6 +56,18 @@ class ContextModel(nn.Module, ABC):
         """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""
         group = self.order.sequence(latent.shape[2], latent.shape[3])[step]
         return latent[:, self.channels(step)].flatten(2)[:, :, positions[group.phase]]
+
+
+class _Known(Walk):
+    def __init__(self, model: ContextModel, parameters: Tensor, size: tuple[int, int]) -> None:
+        self.model, self.parameters = model, parameters.flatten(3)
+        self.sequence, self.positions = model.order.sequence(*size), model.order.positions(*size)
+
+    def predict(self, step: int) -> Tensor:
+        return self.parameters[:, :, self.model.channels(step)][..., self.positions[self.sequence[step].phase]]
+
+    def update(self, step: int, symbols: Tensor) -> None:
+        pass
 
 
 class ParameterNetworks(nn.Module):

@@ -29,6 +29,8 @@ from vitrail.windows import MASKED
 
 # Positions; the masks of larger latents are not kept.
 _REMEMBERED = 64 * 64
+# Windows whose attention is computed at once when no gradient is asked for.
+_WINDOWS = 64
 
 
 class _Geometry:
@@ -115,12 +117,21 @@ class _Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.extend(k, v)
-        scores = (q @ k.transpose(-1, -2)) * self.scale
         bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
-        scores = (scores.unflatten(0, (-1, len(mask))) + (bias + mask)).flatten(0, 1)
-        weights = self.weigh(scores)
-        attended = (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
+        pieces = [each.unflatten(0, (-1, len(mask))) for each in (q, k, v)]
+        if torch.is_grad_enabled():
+            q, k, v = pieces
+            attended = self.attend(q, k, v, bias + mask)
+        else:  # a few windows at a time: the scores of a whole large picture would fill the memory
+            cut = zip(*(each.split(_WINDOWS, 1) for each in pieces), mask.split(_WINDOWS), strict=True)
+            attended = torch.cat([self.attend(q, k, v, bias + part) for q, k, v, part in cut], 1)
+        attended = attended.flatten(0, 1)
         return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Map queries, keys and values (B, windows, heads, n, d/heads) to attended values."""
+        weights = self.weigh((q @ k.transpose(-1, -2)) * self.scale + bias)
+        return (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
 
 
 class _Block(nn.Module):

@@ -11,6 +11,8 @@ from vitrail.errors import ModelError
 
 DEFAULT = "econtextformer-s"
 _FOLDER = Path(__file__).parent
+# Weights that were shipped once, so that a reader can still name what an old file needs.
+_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, replaced the same day"}
 
 
 def names() -> list[str]:
@@ -40,3 +42,9 @@ def _ids() -> dict[bytes, str]:
 def find(model_id: bytes) -> str | None:
     """Return the name of the shipped model with this id, or None."""
     return _ids().get(model_id)
+
+
+def describe(model_id: bytes) -> str:
+    """Return the id in hex, with the name of the weights where they are, or were, in the package."""
+    name = find(model_id) or _RETIRED.get(model_id.hex())
+    return f"{model_id.hex()} ({name})" if name else model_id.hex()
