@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
 
 from vitrail import config, transforms
 from vitrail.errors import ModelError
-from vitrail.transforms.light import LightTransform
 from vitrail.windows import Windows
 
 AGWINT = config.AGWinT(4, (16, 16, 32), (1, 1, 1), window=4, head=8, mlp=2)
@@ -18,6 +16,7 @@ PARTS = [
     AGWINT,
     replace(AGWINT, patch=2, reading="pooled"),
     replace(AGWINT, reading="shifted"),
+    replace(AGWINT, linear=True),
 ]
 
 
@@ -30,12 +29,13 @@ def test_shapes(part: config.Transform) -> None:
     assert transform.synthesis(y, quality).shape == x.shape
 
 
-def test_the_linear_paths_start_as_principal_components() -> None:
+@pytest.mark.parametrize("part", [PARTS[0], PARTS[-1]])
+def test_linear_paths_start_as_principal_components(part: config.Transform) -> None:
     """With as many components as samples in a patch the untrained transform loses nothing."""
     torch.manual_seed(0)
-    assert isinstance(TINY.transform, config.LightTransform)
-    transform = LightTransform(TINY.transform, 768)
-    transform.fit_linear(torch.rand(2000, 3, 16, 16))
+    transform = transforms.build(part, 768)
+    assert transform.linear is not None
+    transform.linear.fit(torch.rand(2000, 3, 16, 16))
     x, quality = torch.rand(1, 3, 48, 32), torch.tensor([50.0])
     y = transform.analysis(x, quality)
     assert torch.allclose(transform.synthesis(y, quality), x, atol=1e-4)

@@ -31,7 +31,8 @@ class LightTransform:
 class AGWinT:
     """Local and aggregated-window attention (MCDH, arXiv 2309.10799; an interpretation, see the module).
 
-    `pairs`: pairs of a local and an aggregated block in each stage; `reading`: global, pooled or shifted.
+    `pairs`: pairs of a local and an aggregated block in each stage; `reading`: global, pooled or shifted; `linear`:
+    with a linear 16x16 transform beside it.
     """
 
     patch: int = 2
@@ -41,6 +42,7 @@ class AGWinT:
     head: int = 32
     mlp: int = 4
     reading: str = "global"
+    linear: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ _SMALL_CONTEXT = EContextformer(
     shared_parameters=False,
 )
 
+_SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 1, 2), mlp=2, linear=True)
+
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
@@ -227,6 +231,15 @@ CONFIGS: dict[str, ModelConfig] = {
             "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=256, exact=True
         ),
         ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=256, exact=True),
+        ModelConfig(
+            "mcdh-s",
+            _SMALL_AGWINT,
+            DualHyperprior(64, 384),
+            MCDHContext(width=96, heads=3, hidden=(320, 256)),
+            latents=192,
+            exact=True,
+        ),
+        ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
     )

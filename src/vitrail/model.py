@@ -27,7 +27,6 @@ from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
 from vitrail.straight import round_through
-from vitrail.transforms.light import LightTransform
 
 STRIDE = 16
 HYPER_STRIDE = 4
@@ -138,10 +137,11 @@ class Model(nn.Module):
 
         A transform without a linear path stays as it is.
         """
-        if not isinstance(self.transform, LightTransform):
+        linear = self.transform.linear
+        if linear is None:
             return
-        self.transform.fit_linear(patches)
-        y = self.transform.linear_analysis(patches - 0.5).flatten(1)
+        linear.fit(patches)
+        y = linear.to_latent(patches - 0.5).flatten(1)
         for knot, log_gain in enumerate(self.log_gain.table):
             # The mean log magnitude of a Gaussian lies 0.635 under the log of its scale.
             scale = ((y.abs() * log_gain.exp()).clamp(min=0.05).log().mean(0) + 0.635).exp()

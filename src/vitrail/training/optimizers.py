@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.model import Model
-from vitrail.transforms.light import LightTransform
 
 
 class MatrixMuon(torch.optim.Muon):
@@ -52,7 +51,7 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
     """
     matrices, slow, fast, prior, rest = [], [], [], [], []
     for name, parameter in model.named_parameters():
-        if isinstance(model.transform, LightTransform) and name.startswith("transform.linear"):
+        if name.startswith("transform.linear."):
             slow.append(parameter)
         elif name.endswith(".table"):
             fast.append(parameter)

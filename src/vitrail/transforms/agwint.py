@@ -8,6 +8,8 @@ within windows, then a block that brings the whole feature map into every window
     pooled    a window's queries attend to its own tokens and to pooled tokens of the whole map
     shifted   none: windows shifted by half, the plain Swin block, which the paper compares with
 
+With `linear` set, a linear block transform stands beside it (`transforms.linear`), as in the light transforms.
+
     x --patches--> stage --down 2--> stage --down 2--> stage --to 1/16, M channels--> y      synthesis mirrors it
 """
 
@@ -23,6 +25,7 @@ from vitrail.errors import ModelError
 from vitrail.layers import FLOAT, mlp
 from vitrail.rate import QualityTable
 from vitrail.transforms.base import Transform
+from vitrail.transforms.linear import LinearPath, start_from_nothing
 from vitrail.windows import Windows, relations
 
 READINGS = ("global", "pooled", "shifted")
@@ -142,6 +145,7 @@ class AGWinT(Transform):
             raise ModelError(
                 f"AGWinT needs patch 2 or 4, widths that are multiples of the head's, and a reading of {READINGS}"
             )
+        self.linear = LinearPath(latents) if part.linear else None
         first, *others = part.widths
         self.encoder = nn.ModuleList(
             [
@@ -157,6 +161,8 @@ class AGWinT(Transform):
             nn.ModuleList(_Stage(part, *sizes) for sizes in zip(widths, pairs, strict=True))
             for widths, pairs in ((part.widths, part.pairs), (part.widths[::-1], part.pairs[::-1]))
         )
+        if part.linear:
+            start_from_nothing(self.encoder[-1], self.decoder[-1])
 
     @staticmethod
     def _steps(widths: Sequence[int], step: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
@@ -164,11 +170,16 @@ class AGWinT(Transform):
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return _run(x - 0.5, quality, self.encoder, self.encoder_stages)
+        x = x - 0.5
+        y = _run(x, quality, self.encoder, self.encoder_stages)
+        return y if self.linear is None else self.linear.to_latent(x) + y * self.linear.spread
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return _run(y_hat, quality, self.decoder, self.decoder_stages) + 0.5
+        if self.linear is None:
+            return _run(y_hat, quality, self.decoder, self.decoder_stages) + 0.5
+        x = _run(y_hat / self.linear.spread, quality, self.decoder, self.decoder_stages)
+        return self.linear.to_picture(y_hat) + x + 0.5
 
 
 def _run(x: Tensor, quality: Tensor, steps: nn.ModuleList, stages: nn.ModuleList) -> Tensor:

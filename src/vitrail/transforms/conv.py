@@ -73,6 +73,7 @@ class ConvTransform(Transform):
 
     def __init__(self, part: config.ConvTransform, latents: int) -> None:
         super().__init__()
+        self.linear = None
         n = part.width
         self.encoder = nn.Sequential(
             _down(3, n),
