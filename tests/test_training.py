@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import TINY
 from PIL import Image
 
 from vitrail import weights
+from vitrail.cli import main
 from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import loop, optimizers, validation
@@ -163,3 +165,27 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=seconds / 60 + 0.03), resume=True)
     assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps
     assert any((tmp_path / "log").rglob("events*"))
+
+
+def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    photo.crop((300, 100, 396, 164)).save(pictures / "a.png")
+    arguments = ["ablate", "hyperprior-s", "--repeat", "--data", folder, "--valid", pictures, "--out", out]
+    arguments += ["--minutes", 0.1, "--crop", 64, "--batch", 1, "--json"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    first, second = json.loads(result.stdout.splitlines()[-1])
+    assert (first["seed"], second["seed"]) == (0, 1)
+    assert first["bd_rate"] == 0
+    assert second["bd_rate"] != 0
+    assert 10 < first["kmac_decode"] < 100
+    assert (out / "table.md").read_text().count("hyperprior-s") == 2
+    again = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert again.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]  # what is finished is not done again
+
+
+def test_an_ablation_names_a_config_once(folder: Path, tmp_path: Path) -> None:
+    arguments = ["ablate", "mcdh", "mcdh-s", "--data", folder, "--valid", folder, "--out", tmp_path, "--minutes", 1]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "--repeat" in result.stderr

@@ -6,7 +6,7 @@ weights file as JSON, so that weights can be loaded without knowing where they c
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitrail.errors import ModelError
@@ -221,7 +221,17 @@ _SMALL_CONTEXT = EContextformer(
     shared_parameters=False,
 )
 
-_SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 1, 2), mlp=2, linear=True)
+_SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 2, 1), mlp=2, linear=True)
+
+_SMALL_MCDH_CONTEXT = MCDHContext(width=96, heads=3, hidden=(256, 192))
+_SMALL_MCDH = ModelConfig(
+    "mcdh-s",
+    _SMALL_AGWINT,
+    DualHyperprior(64, 384),
+    _SMALL_MCDH_CONTEXT,
+    latents=192,
+    exact=True,
+)
 
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
@@ -231,18 +241,28 @@ CONFIGS: dict[str, ModelConfig] = {
             "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=256, exact=True
         ),
         ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=256, exact=True),
-        ModelConfig(
-            "mcdh-s",
-            _SMALL_AGWINT,
-            DualHyperprior(64, 384),
-            MCDHContext(width=96, heads=3, hidden=(320, 256)),
-            latents=192,
-            exact=True,
-        ),
+        _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
+        # The MCDH paper's ablations.
+        replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
+        replace(_SMALL_MCDH, name="mcdh-s-spatial", hyperprior=DualHyperprior(128, 384, ("spatial",))),
+        replace(_SMALL_MCDH, name="mcdh-s-channel", hyperprior=DualHyperprior(128, 384, ("channel",))),
+        replace(_SMALL_MCDH, name="mcdh-s-local", context=replace(_SMALL_MCDH_CONTEXT, global_context=False)),
     )
+}
+
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "mcdh": (
+        "mcdh-s",
+        "mcdh-s-swin",
+        "mcdh-s-spatial",
+        "mcdh-s-channel",
+        "mcdh-s-local",
+        "agwint-s",
+        "econtextformer-s",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vitrail.cli.ablate import ablate
 from vitrail.cli.compress import compress
 from vitrail.cli.decompress import decompress
 from vitrail.cli.eval import eval_
@@ -37,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, models, eval_, train, selfcheck):
+for command in (compress, decompress, info, models, eval_, train, ablate, selfcheck):
     main.add_command(command)

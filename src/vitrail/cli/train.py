@@ -31,7 +31,12 @@ import click
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for weights, checkpoint, log and data store.",
+    help="Folder for weights, checkpoint and log.",
+)
+@click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the decoded photographs, to share among runs; by default OUT/store.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option("--batch", default=4, show_default=True, type=click.IntRange(min=1), help="Crops a step and process.")
@@ -57,6 +62,7 @@ def train(
     valid: Path,
     minutes: float,
     out: Path,
+    store: Path | None,
     resume: bool,
     batch: int,
     crop: int,
@@ -72,7 +78,8 @@ def train(
     from vitrail.errors import UsageError
 
     try:
-        from vitrail.training import loop, store
+        from vitrail.training import loop
+        from vitrail.training import store as stores
     except ImportError as error:
         raise UsageError(f"training needs more packages ({error.name}); pip install 'vitrail[train]'") from error
     if crop % 64:
@@ -86,7 +93,8 @@ def train(
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
     chosen = named(config)
-    store.build(data, out / "store")
-    points = loop.train(chosen, out / "store", valid, out, settings, resume)
+    store = store or out / "store"
+    stores.build(data, store)
+    points = loop.train(chosen, store, valid, out, settings, resume)
     if as_json:
         click.echo(json.dumps({"weights": str(out / "weights.safetensors"), "valid": [p._asdict() for p in points]}))
