@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -119,6 +120,15 @@ def calibrate(model: Model, data: Store) -> None:
         model(data.batch(8, SMALLEST_SIDE), stratified_qualities(8, model.device))
 
 
+def _moving_average(most: float) -> Callable[[Any, Any, Any], None]:
+    """Return an exponential average that keeps `most` a step; early on less, or it would lag a tenth of the run."""
+
+    def update(averages: Any, values: Any, count: Tensor) -> None:
+        get_ema_multi_avg_fn(min(most, float(count) / (float(count) + 10)))(averages, values, count)
+
+    return update
+
+
 class _Run:
     """A run's state, what it does in a step, and what it writes."""
 
@@ -136,7 +146,7 @@ class _Run:
         self.module = self.fabric.setup_module(RateDistortion(model))
         built = optimizers.build(model, settings.muon, settings.adamw)
         self.optimizers: list[Any] = list(self.fabric.setup_optimizers(*built))
-        self.averaged = AveragedModel(average, multi_avg_fn=get_ema_multi_avg_fn(settings.average))
+        self.averaged = AveragedModel(average, multi_avg_fn=_moving_average(settings.average))
 
     def become_exact(self, data: Store) -> None:
         """Go on with the exact form of the model, its average and the optimizers' states."""
@@ -146,7 +156,7 @@ class _Run:
         for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
         self._adopt(model, average)
-        self.averaged.n_averaged.fill_(1)  # or the first update would copy the model
+        self.averaged.n_averaged.fill_(self.step)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
