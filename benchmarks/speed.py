@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does
@@ -22,7 +23,7 @@ from PIL import Image  # noqa: E402
 
 import vitrail  # noqa: E402
 from vitrail import codec, picture  # noqa: E402
-from vitrail.coding import RangeEncoder  # noqa: E402
+from vitrail.coding import RangeDecoder, RangeEncoder  # noqa: E402
 from vitrail.model import Model  # noqa: E402
 
 
@@ -69,14 +70,19 @@ def main(path: Path, large: bool) -> None:
     plain = Model(replace(model.config, exact=False)).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
     x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
-    latents = model.latents(x, 50)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `codec` does
-    exact, floating = (
-        median(lambda model=model: model.traverse(RangeEncoder(), (height, width), 50, latents))
-        for model in (model, plain)
-    )
-    print(f"entropy path: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
+    seconds = []
+    for each in (model, plain):
+        latents = each.latents(x, 50)
+        encoder = RangeEncoder()
+        each.traverse(encoder, (height, width), 50, latents)
+        data = encoder.finish()
+        encode = partial(each.traverse, latents=latents)
+        for call, coder in ((encode, RangeEncoder), (each.traverse, partial(RangeDecoder, data))):
+            seconds.append(median(lambda call=call, coder=coder: call(coder(), (height, width), 50)))
+    for name, exact, floating in zip(("encode", "decode"), seconds[:2], seconds[2:], strict=True):
+        print(f"entropy path, {name}: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
     torch.set_num_threads(threads)
     if large:
         source = picture.read(Image.fromarray(source.pixels).resize((4096, 3072)))

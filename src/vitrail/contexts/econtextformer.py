@@ -29,8 +29,8 @@ from vitrail.windows import MASKED
 
 # Positions; the masks of larger latents are not kept.
 _REMEMBERED = 64 * 64
-# Windows whose attention is computed at once when no gradient is asked for.
-_WINDOWS = 64
+# Windows whose attention is computed at once when no gradient is asked for: their scores stay in the cache.
+_WINDOWS = 8
 
 
 class _Geometry:
