@@ -12,7 +12,7 @@ from vitrail.errors import ModelError
 DEFAULT = "econtextformer-s"
 _FOLDER = Path(__file__).parent
 # Weights that were shipped once, so that a reader can still name what an old file needs.
-_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, replaced the same day"}
+_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, replaced the day after"}
 
 
 def names() -> list[str]:
