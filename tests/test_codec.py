@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import wake
 from PIL import Image
 
 import vitrail
@@ -144,6 +145,7 @@ def test_unknown_model() -> None:
 def test_every_config_codes(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = Model(CONFIGS[name])
+    wake(built)
     weights.save(built, tmp_path / "w.safetensors", {})
     model = weights.load(str(tmp_path / "w.safetensors"))
     assert model.config == CONFIGS[name]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitrail import weights
 from vitrail.cli import main
+from vitrail.config import CONFIGS
 from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import loop, optimizers, validation
@@ -153,6 +154,14 @@ def test_every_parameter_has_an_optimizer_and_learns(store: Path) -> None:
     assert losses[-1] < losses[0]
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert still == []
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "-s" in name])
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    """Processes that average gradients stop where one is missing."""
+    model = Model(replace(CONFIGS[name], exact=False))
+    RateDistortion(model)(torch.rand(1, 3, 128, 128), torch.tensor([50.0]))[0].backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> None:

@@ -113,8 +113,7 @@ def checksum(latents: Latents) -> int:
 def _model(model_id: bytes) -> Model:
     name = zoo.find(model_id)
     if name is None:
-        raise ModelError(
-            f"the file needs the model with id {zoo.describe(model_id)}, which this version does not ship; "
-            "name its weights file (--model)"
-        )
+        remedy = "" if zoo.retired(model_id) else "; name its weights file (--model)"
+        needed = zoo.describe(model_id)
+        raise ModelError(f"the file needs the model with id {needed}, which this version does not ship{remedy}")
     return weights.shared(name)

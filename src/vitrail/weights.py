@@ -20,7 +20,7 @@ from torch import Tensor
 from vitrail import zoo
 from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.config import ModelConfig
-from vitrail.errors import ModelError
+from vitrail.errors import FormatError, ModelError
 from vitrail.model import STRIDE, Latents, Model
 from vitrail.storage import write_file
 
@@ -81,7 +81,12 @@ def _probe(model: Model) -> str:
     size = (STRIDE * height, STRIDE * width)
     model.eval().traverse(encoder, size, quality, Latents(y, z))
     data = encoder.finish()
-    decoded = model.traverse(RangeDecoder(data), size, quality)
+    try:
+        decoded = model.traverse(RangeDecoder(data), size, quality)
+    except FormatError as error:
+        raise ModelError(
+            "encoder and decoder compute different numbers on this machine; do not use the model"
+        ) from error
     return f"{zlib.crc32(decoded.y.tobytes(), zlib.crc32(data)):08x}"
 
 

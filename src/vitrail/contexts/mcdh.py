@@ -52,9 +52,10 @@ class MCDHContext(ContextModel):
         m, d = latents, part.width
         patch = [m] * len(self.asking)
         self.local = kit.linear(patch, 2 * m) if part.local_context else None
-        self.normalise = kit.norm(m * len(self.asking))
-        self.query, self.key = (kit.linear([*patch, features], d) for _ in range(2))
-        self.value, self.project = kit.linear([m], d), kit.linear([d], 2 * m)
+        if part.global_context:
+            self.normalise = kit.norm(m * len(self.asking))
+            self.query, self.key = (kit.linear([*patch, features], d) for _ in range(2))
+            self.value, self.project = kit.linear([m], d), kit.linear([d], 2 * m)
         self.scale = 1 / math.sqrt(d // part.heads)
         self.weigh, self.mix = kit.weigh, kit.mix
         query_levels = math.isqrt(levels(d // part.heads, 1))

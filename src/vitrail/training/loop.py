@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -92,8 +93,8 @@ def train(
     data = Store(store, fabric.device)
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
-    model.fit(data.patches())
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.fit(data.patches())
     run = _Run(fabric, model, out, settings)
     if resume:
         run.load(data)
@@ -288,5 +289,5 @@ class _Run:
                 "valid", sheet, self.step, dataformats="HWC"
             )
             curve = ", ".join(f"{point.bpp:.3f} bpp {point.psnr:.2f} dB" for point in self.points)
-            tqdm.write(f"step {self.step}: valid loss {values['valid/loss']:.4f}: {curve}")
+            tqdm.write(f"step {self.step}: valid loss {values['valid/loss']:.4f}: {curve}", sys.stderr)
         self.fabric.barrier()

@@ -11,8 +11,8 @@ from vitrail.errors import ModelError
 
 DEFAULT = "econtextformer-s"
 _FOLDER = Path(__file__).parent
-# Weights that were shipped once, so that a reader can still name what an old file needs.
-_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, replaced the day after"}
+# Weights that were shipped once, and that this version cannot load: a reader still names what an old file needs.
+_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, which commit 583d51e of the repository reads"}
 
 
 def names() -> list[str]:
@@ -42,6 +42,11 @@ def _ids() -> dict[bytes, str]:
 def find(model_id: bytes) -> str | None:
     """Return the name of the shipped model with this id, or None."""
     return _ids().get(model_id)
+
+
+def retired(model_id: bytes) -> bool:
+    """Tell whether weights were in the package once, and can no longer be loaded."""
+    return model_id.hex() in _RETIRED
 
 
 def describe(model_id: bytes) -> str:
