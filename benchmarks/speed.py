@@ -69,6 +69,8 @@ def main(path: Path, large: bool) -> None:
 
     plain = Model(replace(model.config, exact=False)).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
+    plain.identity = model.identity
+    report("the same parameters in float layers", source, plain)
     x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `codec` does

@@ -174,9 +174,14 @@ class TestShipped:
         assert sizes[-1] < 384 * 256 * 3 / 8
         assert errors[-1] < 40
 
-    @pytest.mark.parametrize("quality", [10, 50, 100])
-    def test_the_file_is_as_long_as_the_forward_pass_says(self, photo: Image.Image, quality: int) -> None:
-        source = picture.read(photo)
+    @pytest.mark.parametrize(
+        ("size", "quality"),
+        [((768, 512), 10), ((768, 512), 50), ((768, 512), 100), ((384, 256), 50), ((384, 256), 100)],
+    )
+    def test_the_file_is_as_long_as_the_forward_pass_says(
+        self, photo: Image.Image, size: tuple[int, int], quality: int
+    ) -> None:
+        source = picture.read(photo.crop((0, 0, *size)))
         model = vitrail.load_model()
         output = model(tensor(source), quality)
         estimate = float(output.y_bits.sum() + output.z_bits.sum()) / 8

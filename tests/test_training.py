@@ -191,10 +191,25 @@ def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
     assert (out / "table.md").read_text().count("hyperprior-s") == 2
     again = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
     assert again.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]  # what is finished is not done again
+    other = CliRunner().invoke(main, [str(argument) for argument in [*arguments, "--batch", 2]])
+    assert other.exit_code == 1
+    assert "(batch)" in other.stderr
 
 
 def test_an_ablation_names_a_config_once(folder: Path, tmp_path: Path) -> None:
-    arguments = ["ablate", "mcdh", "mcdh-s", "--data", folder, "--valid", folder, "--out", tmp_path, "--minutes", 1]
+    arguments = [
+        "ablate",
+        "mcdh-ablations",
+        "mcdh-s",
+        "--data",
+        folder,
+        "--valid",
+        folder,
+        "--out",
+        tmp_path,
+        "--minutes",
+        1,
+    ]
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     assert "--repeat" in result.stderr

@@ -254,7 +254,7 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "mcdh": (
+    "mcdh-ablations": (
         "mcdh-s",
         "mcdh-s-swin",
         "mcdh-s-spatial",

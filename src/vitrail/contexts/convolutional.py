@@ -17,27 +17,12 @@ class NoContext(ContextModel):
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
         """See `ContextModel`."""
-        return self.parameters_at(features).unflatten(-1, features.shape[2:])
-
-    def parameters_at(self, features: Tensor) -> Tensor:
-        """Return (B, P, M, h * w)."""
         parameters: Tensor = self.network(0, features.flatten(2).transpose(1, 2))
-        return parameters.transpose(1, 2).unflatten(1, (self.outputs, self.latents))
+        return parameters.transpose(1, 2).unflatten(1, (self.outputs, self.latents)).unflatten(-1, features.shape[2:])
 
     def walk(self, features: Tensor) -> Walk:
-        """See `ContextModel`."""
-        return _SingleStep(self.parameters_at(features))
-
-
-class _SingleStep(Walk):
-    def __init__(self, parameters: Tensor) -> None:
-        self.parameters = parameters
-
-    def predict(self, step: int) -> Tensor:
-        return self.parameters
-
-    def update(self, step: int, symbols: Tensor) -> None:
-        pass
+        """See `ContextModel`; no symbol is ever looked at."""
+        return self.single_pass(features, features)
 
 
 class CheckerboardContext(ContextModel):

@@ -118,14 +118,11 @@ class _Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)
         bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
-        pieces = [each.unflatten(0, (-1, len(mask))) for each in (q, k, v)]
-        if torch.is_grad_enabled():
-            q, k, v = pieces
-            attended = self.attend(q, k, v, bias + mask)
-        else:  # a few windows at a time: the scores of a whole large picture would fill the memory
-            cut = zip(*(each.split(_WINDOWS, 1) for each in pieces), mask.split(_WINDOWS), strict=True)
-            attended = torch.cat([self.attend(q, k, v, bias + part) for q, k, v, part in cut], 1)
-        attended = attended.flatten(0, 1)
+        # A few windows at a time, or the scores of a large picture would fill the memory; a gradient keeps them anyway.
+        count = len(mask) if torch.is_grad_enabled() else _WINDOWS
+        parts = (each.unflatten(0, (-1, len(mask))).split(count, 1) for each in (q, k, v))
+        pieces = zip(*parts, mask.split(count), strict=True)
+        attended = torch.cat([self.attend(q, k, v, bias + part) for q, k, v, part in pieces], 1).flatten(0, 1)
         return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

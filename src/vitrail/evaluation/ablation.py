@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
-from vitrail.errors import VitrailError
+from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation import cost
 from vitrail.evaluation.bdrate import bd_rate, load_curve
 from vitrail.evaluation.codecs import codec
@@ -24,8 +24,8 @@ QUALITIES = (5, 25, 50, 75, 95)
 class Budget:
     """What every run of a comparison has in common."""
 
-    data: Path
-    valid: Path
+    data: str
+    valid: str
     minutes: float
     processes: int
     batch: int
@@ -47,6 +47,16 @@ class Row:
     bd_rate: float
 
 
+def claim(out: Path, budget: Budget) -> None:
+    """Make `out` the folder of runs with this budget. Raises `UsageError` if it holds runs with another."""
+    file, mine = out / "budget.json", asdict(budget)
+    if file.is_file() and (theirs := json.loads(file.read_text())) != mine:
+        different = ", ".join(name for name in mine if theirs.get(name) != mine[name])
+        raise UsageError(f"{out} holds runs with another budget ({different}); give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(file, json.dumps(mine).encode())
+
+
 def run(config: str, seed: int, budget: Budget, out: Path) -> Path:
     """Train a config into `out`/CONFIG-SEED, or go on with it, unless it is finished. Returns the folder.
 
@@ -55,7 +65,7 @@ def run(config: str, seed: int, budget: Budget, out: Path) -> Path:
     folder = out / f"{config}-{seed}"
     if not (folder / "weights.safetensors").is_file():
         command = [sys.executable, "-m", "vitrail", "train", config, "--seed", str(seed)]
-        command += ["--data", str(budget.data), "--valid", str(budget.valid), "--store", str(out / "store")]
+        command += ["--data", budget.data, "--valid", budget.valid, "--store", str(out / "store")]
         command += ["--minutes", str(budget.minutes), "--processes", str(budget.processes)]
         command += ["--batch", str(budget.batch), "--crop", str(budget.crop), "--out", str(folder)]
         if (folder / "checkpoint.pt").is_file():

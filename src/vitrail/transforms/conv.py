@@ -96,10 +96,10 @@ class ConvTransform(Transform):
             _up(n, 3),
         )
 
-    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+    def network_analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return cast(Tensor, self.encoder(x - 0.5))
+        return cast(Tensor, self.encoder(x))
 
-    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def network_synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return cast(Tensor, self.decoder(y_hat)) + 0.5
+        return cast(Tensor, self.decoder(y_hat))

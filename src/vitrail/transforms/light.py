@@ -36,8 +36,6 @@ class _Stages(nn.Module):
 class LightTransform(Transform):
     """See the module's text."""
 
-    linear: LinearPath
-
     def __init__(self, part: config.LightTransform, latents: int) -> None:
         super().__init__()
         quarter, eighth, sixteenth = part.widths
@@ -64,13 +62,11 @@ class LightTransform(Transform):
         self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
         start_from_nothing(self.analysis_head, self.synthesis_head)
 
-    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+    def network_analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        x = x - 0.5
         y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
-        return self.linear.to_latent(x) + y * self.linear.spread
+        return y
 
-    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def network_synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        stages: Tensor = self.synthesis_stages(y_hat / self.linear.spread, quality)
-        return self.linear.to_picture(y_hat) + functional.pixel_shuffle(self.synthesis_head(stages), 4) + 0.5
+        return functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
