@@ -1,7 +1,8 @@
 """Distributions of latent elements: differentiable bits for training, frozen integer tables for coding.
 
 Symbols are integers. A Gaussian with mean m and scale s gives the symbol k the mass of [k - 1/2, k + 1/2]. Scales are
-powers of a fixed ratio and the network gives the exponent, so that coding only has to round it: a table is chosen by
+powers of a fixed ratio; the network gives the exponent, relative to the usual one of a channel and quality, so that
+coding only has to round it: a table is chosen by
 the rounded exponent and by the fraction of the mean, in steps that are finer for narrow Gaussians; the mean's whole
 part shifts the symbol. The tables are integers that travel with the weights: where a file is read, those are used, and
 never others computed there.

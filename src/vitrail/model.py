@@ -1,6 +1,6 @@
 """A model: parts composed, and the one traversal that encodes, decodes and estimates.
 
-    x --analysis--> y * gain --hyper-analysis--> z --round--> z_hat --hyper-synthesis--> features
+    x --analysis--> y * gain --/ usual scale, hyper-analysis--> z --round--> z_hat --hyper-synthesis--> features
     symbols = round(y * gain - mean)          the mean is the first M features: known before the first group
     for group in order:                       the coder writes the symbols, or reads them, or counts their bits
         parameters = walk.predict(group)

@@ -2,7 +2,7 @@
 
 Quality runs from 1 to 100 and stands for a Lagrangian multiplier, log-spaced between the config's two `lambdas`; the
 loss is bits per pixel + lambda * 255^2 * MSE. Tables over the quality scale, interpolated between knots, scale the
-latents (after the gain units of Cui et al., CVPR 2021) and hidden features.
+latents (after the gain units of Cui et al., CVPR 2021) and hidden features, and hold the latents' usual scales.
 """
 
 import operator

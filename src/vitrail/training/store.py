@@ -34,7 +34,7 @@ def build(source: Path, store: Path) -> None:
     if (store / "index.json").is_file():
         made_from = json.loads((store / "index.json").read_text())["source"]
         if made_from != origin:
-            raise UsageError(f"{store} was made from {made_from}; remove it, or give another --out")
+            raise UsageError(f"{store} was made from {made_from}; remove it, or give another --store")
         return
     store.mkdir(parents=True, exist_ok=True)
     pictures: list[dict[str, object]] = []
