@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format kodak speed selfcheck clean
+.PHONY: help demo test lint format kodak roundtrip speed selfcheck clean
 
 help:  ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,21 +29,25 @@ format: $(READY)  ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# KODAK: a folder with the 24 Kodak pictures.
+# KODAK: a folder with the 24 Kodak pictures; MODEL: a model of the package.
 KODAK ?= kodak
-kodak: $(READY)  ## measure the default model on the pictures in $(KODAK)
-	$(BIN)/vitrail eval $(KODAK) --quality 10,20,30,40,50,60,70,80,90,100 \
-	  --json benchmarks/econtextformer-s-kodak.json \
+MODEL ?= econtextformer-s
+kodak: $(READY)  ## measure $(MODEL) on the pictures in $(KODAK)
+	$(BIN)/vitrail eval $(KODAK) --model $(MODEL) --quality 10,20,30,40,50,60,70,80,90,100 \
+	  --json benchmarks/$(MODEL)-kodak.json \
 	  --against benchmarks/kodak_psnr.json:compressai/vtm \
 	  --against benchmarks/peers/jpeg-kodak.json --against benchmarks/peers/jpeg2000-kodak.json \
 	  --against benchmarks/peers/webp-kodak.json --against benchmarks/peers/avif-kodak.json
 
-PICTURE ?= examples/photo.webp
-speed: $(READY)  ## time the default model on $(PICTURE), and on 12 megapixels
-	$(BIN)/python benchmarks/speed.py $(PICTURE) --large
+roundtrip: $(READY)  ## check that files of $(MODEL) hold what the encoder saw, on the pictures in $(KODAK)
+	$(BIN)/python benchmarks/roundtrip.py --model $(MODEL) $(wildcard $(KODAK)/*.png)
 
-selfcheck: $(READY)  ## check exactness under all settings of this machine (minutes)
-	$(BIN)/vitrail selfcheck
+PICTURE ?= examples/photo.webp
+speed: $(READY)  ## time $(MODEL) on $(PICTURE), and on 12 megapixels
+	$(BIN)/python benchmarks/speed.py $(PICTURE) --model $(MODEL) --large
+
+selfcheck: $(READY)  ## check exactness of $(MODEL) under all settings of this machine (minutes)
+	$(BIN)/vitrail selfcheck --model $(MODEL)
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo

@@ -1,4 +1,4 @@
-"""Save the default model's parameters as a float model: `python benchmarks/float_form.py FILE`.
+"""Save a shipped model's parameters as a float model: `python benchmarks/float_form.py NAME FILE`.
 
 `vitrail eval DIR --model FILE` then shows what the exact form costs in rate.
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 from vitrail import load_model, weights
 from vitrail.model import Model
 
-exact = load_model()
+_, name, file = sys.argv
+exact = load_model(name)
 plain = Model(replace(exact.config, exact=False))
 plain.load_state_dict(exact.state_dict(), strict=False)
-weights.save(plain, Path(sys.argv[1]), {"training": f"those of {exact.config.name}, in float layers"})
+weights.save(plain, Path(file), {"training": f"those of {name}, in float layers"})

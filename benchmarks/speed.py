@@ -1,6 +1,6 @@
-"""Time the default model: load, encode, decode, alone and beside a busy process; the exact path against a float one.
+"""Time a model of the package, alone and beside a busy process, and its exact entropy path against a float one.
 
-Run `python benchmarks/speed.py PICTURE [--large]`; `--large` adds a 4096 x 3072 picture and the peak of memory.
+Run `python benchmarks/speed.py PICTURE [--model NAME] [--large]`; `--large` adds 4096 x 3072 pixels and peak memory.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 import vitrail  # noqa: E402
-from vitrail import codec, picture  # noqa: E402
+from vitrail import codec, picture, zoo  # noqa: E402
 from vitrail.coding import RangeDecoder, RangeEncoder  # noqa: E402
 from vitrail.model import Model  # noqa: E402
 
@@ -54,9 +54,9 @@ def report(label: str, source: picture.Picture, model: Model) -> None:
     )
 
 
-def main(path: Path, large: bool) -> None:
+def main(path: Path, name: str, large: bool) -> None:
     """Print all figures."""
-    model = vitrail.load_model()
+    model = vitrail.load_model(name)
     print(f"import of torch and load of the model: {time.perf_counter() - START:.2f} s")
     source = picture.read(path)
     height, width = source.pixels.shape[:2]
@@ -83,8 +83,8 @@ def main(path: Path, large: bool) -> None:
         encode = partial(each.traverse, latents=latents)
         for call, coder in ((encode, RangeEncoder), (each.traverse, partial(RangeDecoder, data))):
             seconds.append(median(lambda call=call, coder=coder: call(coder(), (height, width), 50)))
-    for name, exact, floating in zip(("encode", "decode"), seconds[:2], seconds[2:], strict=True):
-        print(f"entropy path, {name}: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
+    for way, exact, floating in zip(("encode", "decode"), seconds[:2], seconds[2:], strict=True):
+        print(f"entropy path, {way}: exact {exact:.3f} s, float {floating:.3f} s, ratio {exact / floating:.2f}")
     torch.set_num_threads(threads)
     if large:
         source = picture.read(Image.fromarray(source.pixels).resize((4096, 3072)))
@@ -100,6 +100,7 @@ def main(path: Path, large: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path)
+    parser.add_argument("--model", default=zoo.DEFAULT)
     parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()
-    main(arguments.picture, arguments.large)
+    main(arguments.picture, arguments.model, arguments.large)

@@ -18,6 +18,14 @@ TINY = config.ModelConfig(
     latents=32,
 )
 
+TINY_MCDH = config.ModelConfig(
+    "tiny-mcdh",
+    config.AGWinT(patch=4, widths=(32, 32, 32), pairs=(1, 1, 1), window=4, mlp=2, linear=True),
+    config.DualHyperprior(32, 48),
+    config.MCDHContext(width=32, heads=2, hidden=(32,)),
+    latents=32,
+)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -39,15 +47,26 @@ def wake(model: Model) -> None:
                 parameter.normal_(std=0.05)
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
-    """Weights of a tiny model whose linear transform fits the photograph."""
+def _weights(chosen: config.ModelConfig, folder: Path, photo: Image.Image) -> Path:
+    """Save weights of a model whose linear transform fits the photograph."""
     torch.manual_seed(0)
-    model = Model(TINY)
+    model = Model(chosen)
     pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
     patches = pixels.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1)
     model.fit(patches)
     wake(model)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    path = folder / f"{chosen.name}.safetensors"
     weights.save(model, path, {"training": "none"})
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
+    """Weights of a tiny eContextformer."""
+    return _weights(TINY, tmp_path_factory.mktemp("weights"), photo)
+
+
+@pytest.fixture(scope="session")
+def tiny_mcdh(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
+    """Weights of a tiny MCDH."""
+    return _weights(TINY_MCDH, tmp_path_factory.mktemp("weights"), photo)

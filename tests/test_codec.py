@@ -25,9 +25,9 @@ def tensor(source: picture.Picture) -> torch.Tensor:
     return torch.from_numpy(source.pixels).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
-@pytest.fixture(scope="module")
-def model(tiny: Path) -> Model:
-    return weights.load(str(tiny))
+@pytest.fixture(scope="module", params=["tiny", "tiny_mcdh"])
+def model(request: pytest.FixtureRequest) -> Model:
+    return weights.load(str(request.getfixturevalue(request.param)))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -108,7 +108,7 @@ def test_other_weights_are_refused(model: Model, tiny: Path, tmp_path: Path, pho
         vitrail.decompress(data)
     other = tmp_path / "other.safetensors"
     weights.save(model, other, {"training": "one byte more"})
-    with pytest.raises(vitrail.ModelError, match="tiny has"):
+    with pytest.raises(vitrail.ModelError, match=f"{model.config.name} has"):
         codec.decode(data, weights.load(str(other)))
 
 
@@ -154,18 +154,19 @@ def test_every_config_codes(name: str, tmp_path: Path) -> None:
     assert codec.decode(data, model).image.size == (70, 40)
 
 
+@pytest.mark.parametrize("name", zoo.names())
 class TestShipped:
-    """The default model of the package."""
+    """The models of the package."""
 
-    def test_it_is_small_and_named(self) -> None:
-        assert zoo.DEFAULT in vitrail.models()
-        assert zoo.locate(zoo.DEFAULT).stat().st_size <= 12_000_000
+    def test_it_is_small_and_named(self, name: str) -> None:
+        assert {name, zoo.DEFAULT} <= set(vitrail.models())
+        assert zoo.locate(name).stat().st_size <= 12_000_000
 
-    def test_a_photograph(self, photo: Image.Image) -> None:
+    def test_a_photograph(self, name: str, photo: Image.Image) -> None:
         crop = photo.crop((0, 0, 384, 256))
         sizes, errors = [], []
         for quality in (10, 50, 90):
-            data = vitrail.compress(crop, quality)
+            data = vitrail.compress(crop, quality, name)
             decoded = vitrail.decompress(data)
             sizes.append(len(data))
             errors.append(np.square(np.asarray(crop, np.float32) - np.asarray(decoded, np.float32)).mean())
@@ -179,10 +180,10 @@ class TestShipped:
         [((768, 512), 10), ((768, 512), 50), ((768, 512), 100), ((384, 256), 50), ((384, 256), 100)],
     )
     def test_the_file_is_as_long_as_the_forward_pass_says(
-        self, photo: Image.Image, size: tuple[int, int], quality: int
+        self, name: str, photo: Image.Image, size: tuple[int, int], quality: int
     ) -> None:
         source = picture.read(photo.crop((0, 0, *size)))
-        model = vitrail.load_model()
+        model = vitrail.load_model(name)
         output = model(tensor(source), quality)
         estimate = float(output.y_bits.sum() + output.z_bits.sum()) / 8
         assert abs(len(codec.encode(source, model, quality).data) - estimate) < 0.01 * estimate + 32

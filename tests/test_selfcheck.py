@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from conftest import TINY
 from PIL import Image
 
-from vitrail import weights
+from vitrail import weights, zoo
 from vitrail.cli import main
 from vitrail.errors import VitrailError
 from vitrail.evaluation import selfcheck
@@ -27,7 +27,7 @@ def pictures() -> list[Image.Image]:
 # In a child: one sort of layer adds as floating point does, and the probe at load lets it pass.
 INEXACT = """
 import torch
-from vitrail import weights
+from vitrail import weights, zoo
 from vitrail.exact import layers
 layers.Linear.forward = lambda self, *x: torch.nn.functional.linear(torch.cat(x, -1), self.weight, self.bias)
 weights._probe = lambda model: weights_probe
@@ -80,9 +80,10 @@ def test_all_settings_are_distinct() -> None:
     assert len(selfcheck.settings(True)) >= 6
 
 
-def test_the_shipped_model_is_exact(tmp_path: Path, photo: Image.Image) -> None:
+@pytest.mark.parametrize("model", zoo.names())
+def test_shipped_models_are_exact(model: str, tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "crop.png"
     photo.crop((200, 100, 296, 180)).save(source)
-    result = CliRunner().invoke(main, ["selfcheck", str(source), "--short", "--json"])
+    result = CliRunner().invoke(main, ["selfcheck", str(source), "--model", model, "--short", "--json"])
     assert result.exit_code == 0, result.output
     assert all(outcome["differences"] == [] for outcome in json.loads(result.stdout))

@@ -113,9 +113,12 @@ class DualHyperprior(Hyperprior):
         if not count or part.features % count:
             raise ModelError("a dual hyperprior needs at least one half, and features that the halves can share")
         self.channels, self.features = part.width * count, part.features
-        self.halves = nn.ModuleList(
-            _Half(kind, latents, part.width, part.features // count, kit) for kind in part.halves
-        )
+        share = part.features // count
+        self.halves = nn.ModuleList(_Half(kind, latents, part.width, share, kit) for kind in part.halves)
+        with torch.no_grad():
+            for index, half in enumerate(self.halves):
+                for parameter in cast(_Half, half).decoder[-1].parameters():
+                    parameter[: max(0, latents - index * share)] = 0  # the mean of y
 
     def analysis(self, y: Tensor) -> Tensor:
         """See `Hyperprior`."""
