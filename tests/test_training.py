@@ -20,38 +20,39 @@ from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import loop, optimizers, validation
 from vitrail.training.loss import RateDistortion, rate_distortion
-from vitrail.training.store import Store, build
+from vitrail.training.store import KEPT, Everything, Store, build
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, photo: Image.Image) -> Path:
-    """One photograph as a file, one in a tar archive, one too small, one that is none."""
+    """One photograph as a file, one in a tar archive, one too small, one broken."""
     path = tmp_path_factory.mktemp("photos")
     photo.save(path / "a.png")
     photo.crop((0, 0, 100, 100)).save(path / "small.png")
-    (path / "notes.txt").write_text("no picture")
+    (path / "notes.txt").write_text("passed over")
     buffer = io.BytesIO()
     photo.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG")
     with tarfile.open(path / "more.tar", "w") as archive:
-        member = tarfile.TarInfo("b.png")
-        member.size = len(buffer.getvalue())
-        archive.addfile(member, io.BytesIO(buffer.getvalue()))
+        for name, content in (("b.png", buffer.getvalue()), ("broken.png", b"no picture")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return path
 
 
 @pytest.fixture(scope="module")
 def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("out") / "store"
-    build(folder, path)
+    counts = build([folder], path, Everything())
+    assert counts == {KEPT: 2, "smaller than 256 pixels": 1, "no picture": 1}
     return path
 
 
 def test_the_store_holds_the_photographs(store: Path, photo: Image.Image) -> None:
     opened = Store(store, torch.device("cpu"))
-    assert [entry["name"] for entry in json.loads((store / "index.json").read_text())["pictures"]] == [
-        "a.png",
-        "more.tar/b.png",
-    ]
+    index = json.loads((store / "index.json").read_text())
+    assert [entry["name"].rpartition("/")[2] for entry in index["pictures"]] == ["a.png", "b.png"]
+    assert [entry["name"].rpartition("/")[2] for entry in index["dropped"]] == ["broken.png", "small.png"]
     assert opened.sizes == [(512, 768), (768, 512)]
     assert np.array_equal(opened.picture(0).numpy(), np.asarray(photo))
 
@@ -67,18 +68,18 @@ def test_crops(store: Path) -> None:
 
 def test_a_folder_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no photograph"):
-        build(tmp_path, tmp_path / "store")
+        build([tmp_path], tmp_path / "store", Everything())
     (tmp_path / "bad.tar").write_text("no archive")
-    with pytest.raises(UsageError, match="not a tar"):
-        build(tmp_path, tmp_path / "store")
+    with pytest.raises(UsageError, match="not a whole tar"):
+        build([tmp_path], tmp_path / "store", Everything())
     with pytest.raises(UsageError, match="no pictures"):
         validation.pictures(tmp_path)
 
 
 def test_a_store_is_of_one_folder(store: Path, folder: Path, tmp_path: Path) -> None:
-    build(folder, store)
+    assert build([folder], store, Everything())[KEPT] == 2
     with pytest.raises(UsageError, match="made from"):
-        build(tmp_path, store)
+        build([tmp_path], store, Everything())
 
 
 def test_crops_larger_than_any_photograph(store: Path) -> None:

@@ -8,6 +8,7 @@ import click
 
 from vitrail.cli.ablate import ablate
 from vitrail.cli.compress import compress
+from vitrail.cli.data import data
 from vitrail.cli.decompress import decompress
 from vitrail.cli.eval import eval_
 from vitrail.cli.info import info
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, models, eval_, train, ablate, selfcheck):
+for command in (compress, decompress, info, models, eval_, data, train, ablate, selfcheck):
     main.add_command(command)

@@ -24,7 +24,12 @@ def _multiple(_: click.Context, __: click.Parameter, crop: int) -> int:
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _OPTIONS = (
-    click.option("--data", required=True, type=_FOLDER, help="Folder of photographs, or of tar archives of them."),
+    click.option(
+        "--data",
+        required=True,
+        type=_FOLDER,
+        help="Folder of photographs, or of tar archives of them; or a store (vitrail data build).",
+    ),
     click.option("--valid", required=True, type=_FOLDER, help="Folder of pictures to measure on."),
     click.option(
         "--minutes",

@@ -58,8 +58,13 @@ def train(
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
     chosen = named(config)
-    store = store or out / "store"
-    stores.build(data, store)
+    if stores.is_store(data):
+        store = data
+    else:
+        store = store or out / "store"
+        counts = stores.build([data], store, stores.Everything())
+        for reason in counts.keys() - {stores.KEPT}:
+            click.echo(f"{counts[reason]} files left out: {reason}", err=True)
     points = loop.train(chosen, store, valid, out, settings, resume)
     if as_json:
         click.echo(json.dumps({"weights": str(out / "weights.safetensors"), "valid": [p._asdict() for p in points]}))

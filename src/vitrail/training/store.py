@@ -1,83 +1,208 @@
 """The data store: photographs decoded once into one memory-mapped file of uint8 samples.
 
 A store is a folder with `pixels.bin`, all pictures as (height, width, 3) one after another, and `index.json`, their
-sizes and names.
+sizes and names, with the names of the files that were left out and the reasons.
 """
 
 import json
+import math
 import os
-import sys
 import tarfile
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from vitrail import picture
 from vitrail.errors import PictureError, UsageError
+from vitrail.picture import Pixels
 from vitrail.storage import write_file
 
 SMALLEST_SIDE = 256
+KEPT = "kept"
+_INDEX = "index.json"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+# No photograph is longer; what is would have to be held in memory.
+_LARGEST_FILE = 2**28
 
 
-def build(source: Path, store: Path) -> None:
-    """Decode the photographs of a folder, and of the tar archives in it, into a store, unless it holds them already.
+class DroppedError(Exception):
+    """A file is not taken into a store; the text says why, in a few words."""
 
-    Files that are no pictures, and pictures whose smaller side is under `SMALLEST_SIDE`, are left out, and counted on
-    standard error. Raises `UsageError` when nothing is left, or when the store was made from another folder.
+
+class Selection(Protocol):
+    """What decides on the files of a store."""
+
+    def prepare(self, data: bytes) -> Pixels:
+        """Read a file's bytes as pixels (H, W, 3). Raises `DroppedError`. Called by several threads at once."""
+
+    def admit(self, pixels: Pixels) -> None:
+        """Raise `DroppedError` for pixels that are not to be kept beside those admitted before."""
+
+    def remember(self, pixels: Pixels) -> None:
+        """Take note of pixels that are in the store already."""
+
+
+class Everything:
+    """All pictures whose sides have at least `SMALLEST_SIDE` pixels, as they are."""
+
+    def prepare(self, data: bytes) -> Pixels:
+        """See `Selection`."""
+        try:
+            pixels = picture.read(data).pixels
+        except PictureError as error:
+            raise DroppedError("no picture") from error
+        if min(pixels.shape[:2]) < SMALLEST_SIDE:
+            raise DroppedError(f"smaller than {SMALLEST_SIDE} pixels")
+        return pixels
+
+    def admit(self, pixels: Pixels) -> None:
+        """Take all."""
+
+    def remember(self, pixels: Pixels) -> None:
+        """Nothing to be noted."""
+
+
+def is_store(folder: Path) -> bool:
+    """Tell whether a folder is a finished store."""
+    return (folder / _INDEX).is_file()
+
+
+def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter[str]:
+    """Decode the photographs of folders, and of tar archives such as WebDataset's shards, into a store.
+
+    Files without a picture's extension are passed over. A run that was cut off is gone on with; a finished store stays
+    as it is. Returns how many files were kept, and dropped by reason; the index names them. Raises `UsageError` when
+    nothing is kept, when the store was made from other sources, or when a source cannot be read.
     """
-    origin = str(source.resolve())
-    if (store / "index.json").is_file():
-        made_from = json.loads((store / "index.json").read_text())["source"]
-        if made_from != origin:
-            raise UsageError(f"{store} was made from {made_from}; remove it, or give another --store")
-        return
+    origin = sorted(str(source.resolve()) for source in sources)
+    if is_store(store):
+        index = json.loads((store / _INDEX).read_text())
+        _check_origin(store, index["sources"], origin)
+        return _counts([*index["pictures"], *index["dropped"]])
     store.mkdir(parents=True, exist_ok=True)
-    pictures: list[dict[str, object]] = []
-    left_out = 0
-    with open(store / "pixels.part", "wb") as pixels:
-        for name, data in tqdm(_files(source), desc="decoding photographs", unit=" files"):
-            try:
-                decoded = picture.read(data).pixels
-            except PictureError:
-                decoded = np.zeros((0, 0, 3), np.uint8)
-            if min(decoded.shape[:2]) < SMALLEST_SIDE:
-                left_out += 1
-                continue
-            pixels.write(decoded.tobytes())
-            pictures.append({"name": name, "size": decoded.shape[:2]})
-    if not pictures:
-        raise UsageError(f"{source} holds no photograph with sides of at least {SMALLEST_SIDE} pixels")
-    if left_out:
-        print(f"{left_out} files left out: no pictures, or smaller than {SMALLEST_SIDE} pixels", file=sys.stderr)
-    os.replace(store / "pixels.part", store / "pixels.bin")
+    journal, samples = store / "journal.part", store / "pixels.part"
+    entries = _continued(journal, store, origin)
+    samples.touch()
+    with open(samples, "r+b") as pixels, open(journal, "a") as lines:
+        for entry in entries:
+            if "size" in entry:
+                known = np.frombuffer(pixels.read(3 * math.prod(entry["size"])), np.uint8)
+                selection.remember(known.reshape(*entry["size"], 3))
+        pixels.truncate()
+        done = {entry["name"] for entry in entries}
+        found = ((name, data) for name, data in files(origin) if name not in done)
+        progress = tqdm(_prepared(found, selection), desc="decoding photographs", unit=" files", initial=len(done))
+        for name, taken in progress:
+            entry = _admitted(name, taken, selection)
+            if "size" in entry:
+                pixels.write(np.asarray(taken).tobytes())
+                pixels.flush()
+            # After its pixels: a line stands for what is whole.
+            print(json.dumps(entry), file=lines, flush=True)
+            entries.append(entry)
+    counts = _counts(entries)
+    if not counts[KEPT]:
+        raise UsageError(f"no photograph to keep in {', '.join(origin)} ({counts.total()} looked at, {dict(counts)})")
+    os.replace(samples, store / "pixels.bin")
+    index = {
+        "sources": origin,
+        "pictures": [entry for entry in entries if "size" in entry],
+        "dropped": [entry for entry in entries if "dropped" in entry],
+    }
     # The index comes last: a store with an index is whole.
-    write_file(store / "index.json", json.dumps({"source": origin, "pictures": pictures}).encode())
+    write_file(store / _INDEX, json.dumps(index).encode())
+    journal.unlink()
+    return counts
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(source.rglob("*")):
-        if path.suffix == ".tar":
-            try:
-                with tarfile.open(path) as archive:
-                    for member in archive:
-                        if (file := archive.extractfile(member)) is not None:
-                            yield f"{path.name}/{member.name}", file.read()
-            except tarfile.TarError as error:
-                raise UsageError(f"{path} is not a tar archive: {error}") from error
-        elif path.is_file():
-            yield str(path.relative_to(source)), path.read_bytes()
+def _check_origin(store: Path, theirs: list[str], ours: list[str]) -> None:
+    if theirs != ours:
+        raise UsageError(f"{store} was made from {', '.join(theirs)}; remove it, or give another folder")
+
+
+def _counts(entries: Iterable[dict[str, Any]]) -> Counter[str]:
+    return Counter(entry.get("dropped", KEPT) for entry in entries)
+
+
+def _continued(journal: Path, store: Path, origin: list[str]) -> list[dict[str, Any]]:
+    """Return the entries of a run that was cut off; a new journal has none."""
+    whole = journal.read_text().split("\n")[:-1] if journal.is_file() else []  # the last line may be cut
+    if whole:
+        _check_origin(store, json.loads(whole[0])["sources"], origin)
+    else:
+        whole = [json.dumps({"sources": origin})]
+    write_file(journal, "".join(f"{line}\n" for line in whole).encode())
+    return [json.loads(line) for line in whole[1:]]
+
+
+def _admitted(name: str, taken: Pixels | DroppedError, selection: Selection) -> dict[str, Any]:
+    """Return the entry of a file."""
+    try:
+        if isinstance(taken, DroppedError):
+            raise taken
+        selection.admit(taken)
+    except DroppedError as reason:
+        return {"name": name, "dropped": str(reason)}
+    return {"name": name, "size": taken.shape[:2]}
+
+
+def _prepared(found: Iterator[tuple[str, bytes]], selection: Selection) -> Iterator[tuple[str, Pixels | DroppedError]]:
+    """Prepare files in threads, a few ahead, in their order."""
+
+    def prepare(data: bytes) -> Pixels | DroppedError:
+        try:
+            return selection.prepare(data)
+        except DroppedError as reason:
+            return reason
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[str, Future[Pixels | DroppedError]]] = deque()
+        for name, data in found:
+            ahead.append((name, pool.submit(prepare, data)))
+            if len(ahead) > 2 * workers:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        for first, future in ahead:
+            yield first, future.result()
+
+
+def files(sources: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and bytes of all files with a picture's extension, in folders and archives."""
+    suffixes = set(Image.registered_extensions())
+    for source in map(Path, sources):
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.name.endswith(_ARCHIVES):
+                yield from _members(path, suffixes)
+            elif path.suffix.lower() in suffixes and path.is_file():
+                yield str(path), path.read_bytes()
+
+
+def _members(path: Path, suffixes: set[str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                taken = Path(member.name).suffix.lower() in suffixes and member.size <= _LARGEST_FILE
+                if taken and (file := archive.extractfile(member)) is not None:
+                    yield f"{path}/{member.name}", file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UsageError(f"{path} is not a whole tar archive: {error}") from error
 
 
 class Store:
     """Random crops of a store's pictures, made on the device that holds the samples."""
 
     def __init__(self, store: Path, device: torch.device) -> None:
-        index = json.loads((store / "index.json").read_text())["pictures"]
+        index = json.loads((store / _INDEX).read_text())["pictures"]
         samples = torch.from_numpy(np.memmap(store / "pixels.bin", np.uint8, "c"))
         self.samples = samples.to(device)
         self.sizes = [tuple(entry["size"]) for entry in index]

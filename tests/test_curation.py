@@ -1,0 +1,140 @@
+"""Stores of photographs worth training on: what is scaled, what is dropped, and a build that is cut off."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image, ImageFilter
+
+from vitrail.cli import main
+from vitrail.training import curation
+from vitrail.training.store import DroppedError, Store, build
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def large(photo: Image.Image) -> Image.Image:
+    """The photograph and its mirror image, 1536 x 1024: as sharp as the photograph."""
+    sheet = Image.new("RGB", (1536, 1024))
+    for column, half in enumerate((photo, photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+        sheet.paste(half, (768 * column, 0))
+        sheet.paste(half.transpose(Image.Transpose.FLIP_TOP_BOTTOM), (768 * column, 512))
+    return sheet
+
+
+@pytest.mark.parametrize(("quality", "width"), [(95, 878), (88, 768), (80, 614), (50, 512)])
+def test_jpegs_are_scaled_down_by_their_tables(large: Image.Image, quality: int, width: int) -> None:
+    data = encoded(large, "JPEG", quality=quality)
+    assert curation.jpeg_quality(data) == pytest.approx(quality, abs=1)
+    assert curation.Curator().prepare(data).shape[1] == width
+
+
+def test_what_is_sharp_and_lossless_stays(photo: Image.Image) -> None:
+    assert np.array_equal(curation.Curator().prepare(encoded(photo)), np.asarray(photo))
+    assert curation.Curator(longest=600).prepare(encoded(photo)).shape == (400, 600, 3)
+
+
+def test_soft_pictures_are_scaled_down_until_sharp(large: Image.Image) -> None:
+    soft = np.asarray(large.filter(ImageFilter.GaussianBlur(1.5)))
+    prepared = curation.Curator().prepare(encoded(Image.fromarray(soft)))
+    assert prepared.shape[0] < soft.shape[0]
+    assert curation.sharpness(prepared) > curation.sharpness(soft)
+
+
+def test_what_is_dropped(photo: Image.Image) -> None:
+    curator = curation.Curator()
+    for image, reason in (
+        (photo.filter(ImageFilter.GaussianBlur(8)), "blurred"),
+        (Image.linear_gradient("L").resize((512, 512)).convert("RGB"), "flat"),
+        (photo.crop((0, 0, 300, 200)), "smaller"),
+    ):
+        with pytest.raises(DroppedError, match=reason):
+            curator.prepare(encoded(image))
+    with pytest.raises(DroppedError, match="no picture"):
+        curator.prepare(b"text")
+
+
+def test_the_same_scene_is_taken_once_and_tests_never(photo: Image.Image) -> None:
+    pixels = np.asarray(photo)
+    other = np.asarray(photo.resize((700, 470)))
+    curator = curation.Curator()
+    curator.admit(pixels)
+    curator.admit(np.asarray(photo.rotate(180)))
+    with pytest.raises(DroppedError, match="close to another"):
+        curator.admit(other)
+    with pytest.raises(DroppedError, match="test picture"):
+        curation.Curator([other]).admit(pixels)
+
+
+def test_a_store_from_the_command_line(tmp_path: Path, photo: Image.Image) -> None:
+    source, tests, out = tmp_path / "source", tmp_path / "tests", tmp_path / "store"
+    source.mkdir()
+    tests.mkdir()
+    photo.save(source / "a.png")
+    photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tests / "test.png")
+    with tarfile.open(source / "shard-000.tar", "w") as archive:
+        for name, content in {
+            "0.png": encoded(photo.resize((760, 500))),
+            "0.json": b"{}",
+            "1.png": encoded(photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
+            "2.png": encoded(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)),
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    arguments = ["data", "build", str(source), "--out", str(out), "--without", str(tests)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split("\n")[:-1] == [
+        "       2 kept",
+        "       1 close to another",
+        "       1 close to a test picture",
+    ]
+    opened = Store(out, torch.device("cpu"))
+    assert np.array_equal(opened.picture(1).numpy(), np.asarray(photo)[:, ::-1])
+    assert CliRunner().invoke(main, arguments).stdout == result.stdout  # a finished store stays as it is
+
+
+def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    turned = (photo, photo.rotate(180), photo.resize((600, 420)), photo.transpose(Image.Transpose.ROTATE_90))
+    for number, image in enumerate(turned):
+        image.save(source / f"{number}.png")
+    build([source], tmp_path / "whole", curation.Curator())
+    read: list[bytes] = []
+
+    class CutOff(curation.Curator):
+        def admit(self, pixels: curation.Pixels) -> None:
+            if len(self.kept) == 2:
+                raise KeyboardInterrupt
+            super().admit(pixels)
+
+    class Watched(curation.Curator):
+        def prepare(self, data: bytes) -> curation.Pixels:
+            read.append(data)
+            return super().prepare(data)
+
+    with pytest.raises(KeyboardInterrupt):
+        build([source], tmp_path / "cut", CutOff())
+    with open(tmp_path / "cut" / "pixels.part", "ab") as pixels:
+        pixels.write(b"half a picture")
+    with open(tmp_path / "cut" / "journal.part", "a") as journal:
+        journal.write('{"name": "half a li')
+    build([source], tmp_path / "cut", Watched())
+    assert len(read) == 2  # the third and the fourth
+    for name in ("index.json", "pixels.bin"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [entry["dropped"] for entry in json.loads((tmp_path / "cut" / "index.json").read_text())["dropped"]] == [
+        "close to another"
+    ]
