@@ -177,6 +177,17 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     assert any((tmp_path / "log").rglob("events*"))
 
 
+def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, tiny: Path) -> None:
+    settings = loop.Settings(minutes=0.01, crop=64, batch=1, muon=0, adamw=0, exact=0, average=0)
+    loop.train(TINY, store, folder, tmp_path, settings, start=str(tiny))
+    given = weights.load(str(tiny)).state_dict()
+    for name in (loop.WEIGHTS, loop.FLAT):
+        begun = weights.load(str(tmp_path / name)).state_dict()
+        assert all(torch.equal(value, given[key]) for key, value in begun.items())
+    with pytest.raises(UsageError, match="config"):
+        loop.begin_with(Model(CONFIGS["hyperprior-s"]), str(tiny))
+
+
 def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
     pictures, out = tmp_path / "pictures", tmp_path / "out"
     pictures.mkdir()

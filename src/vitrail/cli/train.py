@@ -23,6 +23,9 @@ from vitrail.cli import budget
     help="Folder for the decoded photographs, to share among runs; by default OUT/store.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option(
+    "--start", help="Begin with these weights of the same config: a model's name, or a file such as flat.safetensors."
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
 def train(
@@ -33,6 +36,7 @@ def train(
     out: Path,
     store: Path | None,
     resume: bool,
+    start: str | None,
     batch: int,
     crop: int,
     processes: int,
@@ -41,7 +45,8 @@ def train(
 ) -> None:
     """Train CONFIG (see `vitrail models --configs`) within a time budget.
 
-    OUT receives weights.safetensors, which --model of the other commands accepts.
+    OUT receives weights.safetensors, which --model of the other commands accepts, and flat.safetensors, the weights
+    before the learning rates fell: to begin a longer run with.
     """
     from vitrail.config import named
     from vitrail.errors import UsageError
@@ -54,6 +59,8 @@ def train(
     found = (out / loop.CHECKPOINT).is_file()
     if resume and not found:
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")
+    if resume and start:
+        raise UsageError("--resume goes on from a checkpoint, --start begins anew; leave one of them away")
     if found and not resume:
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
@@ -65,6 +72,6 @@ def train(
         counts = stores.build([data], store, stores.Everything())
         for reason in counts.keys() - {stores.KEPT}:
             click.echo(f"{counts[reason]} files left out: {reason}", err=True)
-    points = loop.train(chosen, store, valid, out, settings, resume)
+    points = loop.train(chosen, store, valid, out, settings, resume, start)
     if as_json:
-        click.echo(json.dumps({"weights": str(out / "weights.safetensors"), "valid": [p._asdict() for p in points]}))
+        click.echo(json.dumps({"weights": str(out / loop.WEIGHTS), "valid": [p._asdict() for p in points]}))

@@ -25,6 +25,8 @@ from vitrail.training.loss import RateDistortion
 from vitrail.training.store import SMALLEST_SIDE, Store
 
 CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.safetensors"
+FLAT = "flat.safetensors"
 _LOG_STEPS = 20
 _CALIBRATION_BATCHES = 8
 
@@ -69,13 +71,21 @@ def stratified_qualities(count: int, device: torch.device) -> Tensor:
 
 
 def train(
-    config: ModelConfig, store: Path, valid: Path, out: Path, settings: Settings, resume: bool
+    config: ModelConfig,
+    store: Path,
+    valid: Path,
+    out: Path,
+    settings: Settings,
+    resume: bool = False,
+    start: str | None = None,
 ) -> list[validation.Point]:
     """Train a model, write `out`/weights.safetensors with averaged weights, and return its validation points.
 
+    A run begins with `start`, a model's name or a weights file of the same config, or is fitted to the photographs.
     `out`/checkpoint.pt is renewed every few minutes, and `resume` goes on from it, up to the same or another total of
-    minutes; `out`/log is for TensorBoard. A model that is to be exact is trained in its float form, which takes half
-    the time, and in its exact form at the end (docs/training.md). Raises `VitrailError`.
+    minutes; `out`/flat.safetensors holds the averaged weights of the moment before the decay; `out`/log is for
+    TensorBoard. A model that is to be exact is trained in its float form, which takes half the time, and in its exact
+    form at the end (docs/training.md). Raises `VitrailError`.
     """
     pictures = validation.pictures(valid)
     # The momentum of a dead channel fades into denormal floats, which are a hundred times slower.
@@ -94,7 +104,10 @@ def train(
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.fit(data.patches())
+    if start is None:
+        model.fit(data.patches())
+    else:
+        begin_with(model, start)
     run = _Run(fabric, model, out, settings)
     if resume:
         run.load(data)
@@ -103,6 +116,14 @@ def train(
     torch.manual_seed(hash((settings.seed, fabric.global_rank, run.step)))
     run.go(data, pictures, config.exact)
     return run.points
+
+
+def begin_with(model: Model, start: str) -> None:
+    """Give a float model the parameters of a weights file of the same config, exact or not."""
+    given = weights.load(start)
+    if replace(given.config, exact=False) != model.config:
+        raise UsageError(f"{start} is not of the config {model.config.name} as it is now; leave --start away")
+    model.load_state_dict(given.state_dict(), strict=False)  # an exact model has grids too; they are made anew
 
 
 def exact_form(model: Model) -> Model:
@@ -192,13 +213,13 @@ class _Run:
         if self.fabric.is_global_zero:
             os.replace(part, self.out / CHECKPOINT)
 
-    def export(self) -> None:
+    def export(self, name: str) -> None:
         processes = f"{self.fabric.world_size} processes on {self.fabric.device.type}"
         notes = {
             "training": f"{self.step} steps, {self.crops} crops, {self.seconds / 60:.1f} minutes, {processes}",
             "settings": str(self.settings),
         }
-        weights.save(self.average, self.out / "weights.safetensors", notes)
+        weights.save(self.average, self.out / name, notes)
 
     # -- what it does --------------------------------------------------------------------------------------------
 
@@ -212,6 +233,12 @@ class _Run:
                 began = time.monotonic()
                 if exact and not self.model.config.exact and self.progress >= 1 - self.settings.exact:
                     self.become_exact(data)
+                if (
+                    1 - self.settings.decay <= self.progress
+                    and self.fabric.is_global_zero
+                    and not (self.out / FLAT).is_file()
+                ):
+                    self.export(FLAT)
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)
@@ -238,7 +265,7 @@ class _Run:
         self.save()
         self.validate(pictures)
         if self.fabric.is_global_zero:
-            self.export()
+            self.export(WEIGHTS)
 
     def train_step(self, data: Store) -> Tensor:
         """Make a step. Returns the loss and its parts (4,)."""
