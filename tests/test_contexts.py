@@ -167,7 +167,19 @@ def test_a_mask_that_lets_one_later_group_through_is_caught(monkeypatch: pytest.
     honest = geometry.mask
     monkeypatch.setattr(geometry, "mask", lambda self, shift, q, k, p: honest(self, shift, [i + 1 for i in q], k, p))
     symbols, features = inputs(8, 8)
-    assert not torch.allclose(stepwise(model, symbols, features), model(symbols, features))
+    with torch.enable_grad():  # without gradients hidden keys are not even scored
+        passed = model(symbols, features)
+    assert not torch.allclose(stepwise(model, symbols, features), passed)
+
+
+@pytest.mark.parametrize("kit", [FLOAT, EXACT])
+def test_attention_in_pieces_is_that_of_training(kit: Kit) -> None:
+    model = build(SMALL, kit=kit)
+    symbols, features = inputs(16, 20)  # more windows than are taken at once
+    passed = model(symbols, features)
+    with torch.no_grad():
+        pieces = model(symbols, features)
+    assert torch.equal(passed, pieces) if kit is EXACT else torch.allclose(passed, pieces, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -118,17 +118,28 @@ class _Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)
         bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
-        # A few windows at a time, or the scores of a large picture would fill the memory; a gradient keeps them anyway.
-        count = len(mask) if torch.is_grad_enabled() else _WINDOWS
-        parts = (each.unflatten(0, (-1, len(mask))).split(count, 1) for each in (q, k, v))
-        pieces = zip(*parts, mask.split(count), strict=True)
-        attended = torch.cat([self.attend(q, k, v, bias + part) for q, k, v, part in pieces], 1).flatten(0, 1)
-        return self.project(geometry.merge(attended.transpose(1, 2).flatten(2), x.shape[1], self.shift))
+        q, k, v = (each.unflatten(0, (-1, len(mask))) for each in (q, k, v))
+        groups = x.shape[1]
+        if torch.is_grad_enabled():
+            attended = self.attend(q, k, v, bias + mask)
+        else:
+            # A few windows at a time, or the scores of a large picture would fill the memory.
+            pieces = zip(*(each.split(_WINDOWS, 1) for each in (q, k, v)), mask.split(_WINDOWS), strict=True)
+            attended = torch.cat([self.attend_by_group(groups, q, k, v, bias + part) for q, k, v, part in pieces], 1)
+        return self.project(geometry.merge(attended.flatten(0, 1).transpose(1, 2).flatten(2), groups, self.shift))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Map queries, keys and values (B, windows, heads, n, d/heads) to attended values."""
+        """Map queries (B, windows, heads, n, d/heads), keys and values (…, m, …) to attended values."""
         weights = self.weigh((q @ k.transpose(-1, -2)) * self.scale + bias)
         return (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
+
+    def attend_by_group(self, groups: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """Do as `attend`, but spare the scores of later groups' keys, which the mask hides and which come last."""
+        slots, past = q.shape[3] // groups, k.shape[3] - q.shape[3]
+        blocks = zip(q.split(slots, 3), bias.split(slots, -2), range(past + slots, k.shape[3] + 1, slots), strict=True)
+        return torch.cat(
+            [self.attend(part, k[..., :seen, :], v[..., :seen, :], own[..., :seen]) for part, own, seen in blocks], 3
+        )
 
 
 class _Block(nn.Module):
