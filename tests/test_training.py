@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +188,16 @@ def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, ti
         assert all(torch.equal(value, given[key]) for key, value in begun.items())
     with pytest.raises(UsageError, match="config"):
         loop.begin_with(Model(CONFIGS["hyperprior-s"]), str(tiny))
+
+
+def test_two_processes_learn_as_one_with_all_crops(tmp_path: Path) -> None:
+    curves = []
+    for processes in (1, 2):
+        command = [sys.executable, Path(__file__).parent / "curve.py", str(processes), tmp_path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        curves.append(json.loads(done.stdout.splitlines()[-1]))
+    assert curves[0][-1] < curves[0][0]
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
 def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
