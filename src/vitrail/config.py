@@ -243,6 +243,15 @@ CONFIGS: dict[str, ModelConfig] = {
         ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=256, exact=True),
         _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
+        # For a GPU: 14.3 million parameters.
+        ModelConfig(
+            "econtextformer-m",
+            LightTransform((128, 192, 256), (2, 2, 2)),
+            LightHyperprior(128, 512),
+            replace(_SMALL_CONTEXT, width=192, layers=4, heads=6, hidden=(320, 256)),
+            latents=320,
+            exact=True,
+        ),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
         # The MCDH paper's ablations.
