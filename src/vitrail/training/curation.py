@@ -31,7 +31,24 @@ _STEP = 1.25
 _DETAILED = 0.1
 # Correlation of thumbnails: above, it is the same scene.
 _SAME = 0.95
-_THUMBNAIL = 32
+_THUMBNAIL = 16
+
+
+class _Thumbnails:
+    """Thumbnails in one array that doubles when it is full, so that a hundred thousand are compared at once."""
+
+    def __init__(self) -> None:
+        self.rows = np.empty((64, 3 * _THUMBNAIL**2), np.float32)
+        self.count = 0
+
+    def add(self, thumbnail: npt.NDArray[np.float32]) -> None:
+        if self.count == len(self.rows):
+            self.rows = np.concatenate([self.rows, np.empty_like(self.rows)])
+        self.rows[self.count] = thumbnail
+        self.count += 1
+
+    def hold(self, thumbnail: npt.NDArray[np.float32]) -> bool:
+        return bool((self.rows[: self.count] @ thumbnail > _SAME).any())
 
 
 class Curator:
@@ -40,8 +57,9 @@ class Curator:
     def __init__(self, tests: Iterable[Pixels] = (), longest: int | None = None) -> None:
         """Nothing close to `tests` will be taken, and no side will be longer than `longest` pixels."""
         self.longest = longest
-        self.tests = [_thumbnail(pixels) for pixels in tests]
-        self.kept: list[npt.NDArray[np.float32]] = []
+        self.tests, self.kept = _Thumbnails(), _Thumbnails()
+        for pixels in tests:
+            self.tests.add(_thumbnail(pixels))
 
     def prepare(self, data: bytes) -> Pixels:
         """Read a file's bytes as pixels (H, W, 3), scaled down where that helps. Raises `DroppedError`."""
@@ -66,13 +84,13 @@ class Curator:
         """Raise `DroppedError` for what is close to a test picture or to one that was kept; else remember it."""
         thumbnail = _thumbnail(pixels)
         for others, reason in ((self.tests, "close to a test picture"), (self.kept, "close to another")):
-            if others and float((np.stack(others) @ thumbnail).max()) > _SAME:
+            if others.hold(thumbnail):
                 raise DroppedError(reason)
-        self.kept.append(thumbnail)
+        self.kept.add(thumbnail)
 
     def remember(self, pixels: Pixels) -> None:
         """Know a picture that an earlier run kept."""
-        self.kept.append(_thumbnail(pixels))
+        self.kept.add(_thumbnail(pixels))
 
 
 def jpeg_quality(data: bytes) -> float | None:
@@ -126,7 +144,7 @@ def detail(pixels: Pixels) -> float:
 
 
 def _thumbnail(pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Return the picture at 32 x 32 as a vector of mean 0 and norm 1."""
+    """Return the picture at 16 x 16 as a vector of mean 0 and norm 1."""
     small = Image.fromarray(pixels).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     vector = np.asarray(small, np.float32).flatten()
     vector = vector - vector.mean()
