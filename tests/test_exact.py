@@ -10,6 +10,7 @@ import torch
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitrail import config, exact, weights
@@ -56,8 +57,11 @@ def test_grids_round_and_stay(seed: int) -> None:
     once = grid(x)
     assert torch.equal(once, grid(once))
     assert float((once - x).abs().max()) <= float(x.abs().max()) / 127 + 1e-30
-    matrix = rows(torch.randn(5, 20), 127)
-    assert torch.equal(matrix, rows(matrix, 127))
+    matrix = rows(torch.randn(5, 20) * torch.tensor([[1e-12], [1e-3], [0], [1], [1e4]]))
+    assert torch.equal(matrix, rows(matrix))
+    numbers, exponents = exact.pack(matrix)
+    assert (numbers.dtype, exponents.dtype) == (torch.int8, torch.int8)
+    assert torch.equal(exact.unpack(numbers, exponents), matrix)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -85,8 +89,8 @@ def _double(layer: nn.Module) -> nn.Module:
 
     twin = copy.deepcopy(layer).double()
     for module in twin.modules():
-        if hasattr(module, "_weights"):
-            module._weights._kept = None
+        if isinstance(module, exact.OnGrids):
+            module._state = None
     return twin
 
 
@@ -196,6 +200,28 @@ def test_a_machine_that_computes_other_numbers_is_refused(
     monkeypatch.setattr(exact.L1Norm, "forward", lambda self, x: 1.0001 * x * self.weight)
     with pytest.raises(ModelError, match="other numbers"):
         weights.load(str(path))
+
+
+@pytest.mark.parametrize("name", ["linear", "convolution", "up"])
+def test_a_layers_weight_survives_as_integers(name: str) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name][0]().eval()
+    assert isinstance(layer, exact.OnGrids)
+    restored = layer.from_matrix(exact.unpack(*exact.pack(layer.matrix())))
+    assert restored.shape == layer.weight.shape
+    assert torch.equal(layer.as_matrix(restored), layer.matrix())
+    assert float((restored - layer.weight).abs().max()) < 0.01 * float(layer.weight.abs().max())
+
+
+def test_an_exact_file_holds_eight_bits_a_weight(model: Model, tmp_path: Path) -> None:
+    weights.save(model, tmp_path / "exact.safetensors", {})
+    weights.save(weights.load(tmp_path / "exact.safetensors"), tmp_path / "again.safetensors", {})
+    stored, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("exact", "again"))
+    assert all(torch.equal(value, again[key]) for key, value in stored.items())
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, exact.OnGrids)]
+    assert layers
+    assert all(stored[f"{name}.numbers"].dtype == torch.int8 for name in layers)
+    assert not any(f"{name}.weight" in stored for name in layers)
 
 
 def test_an_exact_file_says_so(model: Model, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ GOLDEN = Path(__file__).parent / "golden"
 def test_golden_file(name: str) -> None:
     data = (GOLDEN / f"{name}.vtl").read_bytes()
     expected = json.loads((GOLDEN / "expected.json").read_text())
-    assert hashes(data, vitrail.load_model()) == expected[name]
-    left, top, right, bottom = CASES[name][0]
+    (left, top, right, bottom), mode, _, model = CASES[name]
+    assert hashes(data, vitrail.load_model(model)) == expected[name]
     image = vitrail.decompress(data)
     assert image.size == (right - left, bottom - top)
-    assert image.mode == CASES[name][1]
+    assert image.mode == mode

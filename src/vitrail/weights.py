@@ -1,8 +1,9 @@
 """Weights files: a model's parameters and tables on disk.
 
-A safetensors file holds the parameters in half precision, the integer tables as they are, and in its metadata the
-config and how the weights were made. So a file is all that is needed to build the model. That of an exact model also
-holds the checksum of a small fixed latent's bytes: a machine that computes others is refused before it codes anything.
+A safetensors file holds the parameters in half precision, those of exact layers as 8-bit integers with an exponent a
+row, the integer tables as they are, and in its metadata the config and how the weights were made. So a file is all that
+is needed to build the model. That of an exact model also holds the checksum of a small fixed latent's bytes: a machine
+that computes others is refused before it codes anything.
 """
 
 import json
@@ -17,12 +18,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from vitrail import zoo
+from vitrail import exact, zoo
 from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.config import ModelConfig
 from vitrail.errors import FormatError, ModelError
 from vitrail.model import STRIDE, Latents, Model
 from vitrail.storage import write_file
+
+_NUMBERS, _EXPONENTS = "numbers", "exponents"
 
 
 def load(name: str | os.PathLike[str] = zoo.DEFAULT) -> Model:
@@ -63,9 +66,13 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
         key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
         for key, value in model.state_dict().items()
     }
-    stored = _build(model.config, state, file)
+    stored = _build(model.config, state, file).eval()
     stored.freeze()
     state["prior.table_rows"] = stored.prior.table_rows
+    for name, layer in stored.named_modules():
+        if isinstance(layer, exact.OnGrids):
+            del state[f"{name}.weight"]
+            state[f"{name}.{_NUMBERS}"], state[f"{name}.{_EXPONENTS}"] = exact.pack(layer.matrix())
     metadata = {"config": model.config.to_json(), **({"probe": _probe(stored)} if model.config.exact else {}), **notes}
     write_file(file, safetensors.torch.save(state, metadata))
 
@@ -95,6 +102,10 @@ def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
     try:
         with torch.device("cpu"):  # whatever the user's default device and type are
             model = Model(config).float()
+        for name, layer in model.named_modules():
+            if isinstance(layer, exact.OnGrids) and f"{name}.{_NUMBERS}" in wide:
+                matrix = exact.unpack(wide.pop(f"{name}.{_NUMBERS}"), wide.pop(f"{name}.{_EXPONENTS}"))
+                wide[f"{name}.weight"] = layer.from_matrix(matrix)
         model.load_state_dict(wide)
     except ModelError:
         raise

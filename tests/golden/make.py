@@ -15,11 +15,12 @@ from vitrail.coding import RangeDecoder
 from vitrail.model import Model
 
 HERE = Path(__file__).parent
-# Left, top, right, bottom of the example photograph; mode; quality.
+# Left, top, right, bottom of the example photograph; mode; quality; model.
 CASES = {
-    "color": ((330, 120, 426, 184), "RGB", 20),
-    "odd": ((300, 80, 361, 125), "RGB", 60),
-    "gray": ((400, 200, 433, 233), "L", 95),
+    "color": ((330, 120, 426, 184), "RGB", 20, "econtextformer-s"),
+    "odd": ((300, 80, 361, 125), "RGB", 60, "econtextformer-s"),
+    "gray": ((400, 200, 433, 233), "L", 95, "econtextformer-s"),
+    "mcdh": ((330, 120, 391, 184), "RGB", 40, "mcdh-s"),
 }
 
 
@@ -35,8 +36,8 @@ def hashes(data: bytes, model: Model) -> dict[str, str]:
 if __name__ == "__main__":
     photo = Image.open(HERE.parent.parent / "examples" / "photo.webp")
     expected = {}
-    for name, (box, mode, quality) in CASES.items():
-        data = vitrail.compress(photo.crop(box).convert(mode), quality)
+    for name, (box, mode, quality, model) in CASES.items():
+        data = vitrail.compress(photo.crop(box).convert(mode), quality, model)
         (HERE / f"{name}.vtl").write_bytes(data)
-        expected[name] = hashes(data, vitrail.load_model())
+        expected[name] = hashes(data, vitrail.load_model(model))
     (HERE / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

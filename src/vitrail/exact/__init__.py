@@ -19,7 +19,21 @@ The same layers run in training, with straight-through gradients: what is traine
 parameters of their float counterparts (`vitrail.layers`), so that either can continue from the other's weights.
 """
 
-from vitrail.exact.grid import Grid, levels
-from vitrail.exact.layers import LARGEST_WEIGHT, Conv2d, L1Norm, Linear, Up2x2, guard, mix, weigh
+from vitrail.exact.grid import Grid, levels, pack, unpack
+from vitrail.exact.layers import LARGEST_WEIGHT, Conv2d, L1Norm, Linear, OnGrids, Up2x2, guard, mix, weigh
 
-__all__ = ["LARGEST_WEIGHT", "Conv2d", "Grid", "L1Norm", "Linear", "Up2x2", "guard", "levels", "mix", "weigh"]
+__all__ = [
+    "LARGEST_WEIGHT",
+    "Conv2d",
+    "Grid",
+    "L1Norm",
+    "Linear",
+    "OnGrids",
+    "Up2x2",
+    "guard",
+    "levels",
+    "mix",
+    "pack",
+    "unpack",
+    "weigh",
+]

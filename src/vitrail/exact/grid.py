@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from vitrail.errors import ModelError
 from vitrail.straight import clamp_through, round_through
 
+WEIGHT_LEVELS = 127
 _SMALLEST = 2.0**-30
+_BIAS = 127  # of a float32's exponent
 _FORGET = 0.999
 
 
@@ -28,10 +30,27 @@ def levels(terms: int, other: int) -> int:
     return int(2 ** ((most + 1).bit_length() - 1) - 1)
 
 
-def rows(weight: Tensor, levels: int) -> Tensor:
-    """Round every row of a matrix to at most `levels` multiples, each way, of the smallest step that holds it."""
-    step = power_of_two((weight.detach().abs().amax(1, keepdim=True) * (1.0 / levels)).clamp(min=_SMALLEST))
-    return clamp_through(round_through(weight / step), -levels, levels) * step
+def _row_steps(matrix: Tensor) -> Tensor:
+    return power_of_two((matrix.abs().amax(1, keepdim=True) * (1.0 / WEIGHT_LEVELS)).clamp(min=_SMALLEST))
+
+
+def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the whole numbers (R, C) of a matrix on its rows' grids, and the steps' exponents (R,); both int8."""
+    step = _row_steps(matrix)
+    exponents = step.view(torch.int32) // 2**23 - _BIAS
+    return (matrix / step).to(torch.int8), exponents[:, 0].to(torch.int8)
+
+
+def unpack(numbers: Tensor, exponents: Tensor) -> Tensor:
+    """Invert `pack`."""
+    bits = (exponents.to(torch.int32) + _BIAS) * 2**23
+    return numbers.float() * bits.view(torch.float32)[:, None]
+
+
+def rows(weight: Tensor) -> Tensor:
+    """Round every row of a matrix to `WEIGHT_LEVELS` multiples, each way, of the smallest step that holds it."""
+    step = _row_steps(weight.detach())
+    return clamp_through(round_through(weight / step), -WEIGHT_LEVELS, WEIGHT_LEVELS) * step
 
 
 class Grid(nn.Module):

@@ -9,82 +9,109 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail.exact.grid import Grid, levels, rows
+from vitrail.exact.grid import WEIGHT_LEVELS, Grid, levels, rows
 
-WEIGHT_LEVELS = 127
 # Of an attention weight.
 LARGEST_WEIGHT = 255
 
 
-class _Weights:
-    """A product's weights on their grids, computed once outside training for as long as the parameter stays."""
+class OnGrids(nn.Module):
+    """A layer whose weight is used as a matrix (outputs, inputs), each row of it on a grid."""
 
-    def __init__(self) -> None:
-        self._state: tuple[object, ...] | None = None
-        self._kept = torch.empty(0)
+    weight: Tensor
+    _state: tuple[object, ...] | None = None
+    _kept: Tensor
 
-    def __call__(self, weight: Tensor, matrix: Tensor, training: bool) -> Tensor:
-        """Return the matrix (outputs, inputs), a view of the parameter, on its rows' grids."""
-        if training:
-            return rows(matrix, WEIGHT_LEVELS)
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """Return the weight as the matrix."""
+        raise NotImplementedError
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """Invert `as_matrix`."""
+        raise NotImplementedError
+
+    def matrix(self) -> Tensor:
+        """Return the matrix on its grids; outside training it is computed once for as long as the weight stays."""
+        weight = self.weight
+        if self.training:
+            return rows(self.as_matrix(weight))
         state = (weight.data_ptr(), weight._version, weight.device, weight.dtype)
         if state != self._state:
-            self._kept = rows(matrix.detach(), WEIGHT_LEVELS).contiguous()
+            self._kept = rows(self.as_matrix(weight.detach())).contiguous()
             self._state = state
         return self._kept
 
 
-class Linear(nn.Linear):
+class Linear(OnGrids, nn.Linear):
     """A linear layer on one or more inputs, whose products are added; each input has a grid of its own."""
 
     def __init__(self, inputs: Sequence[int], outputs: int) -> None:
         super().__init__(sum(inputs), outputs)
         self.inputs = list(inputs)
         self.grids = nn.ModuleList(Grid(levels(count, WEIGHT_LEVELS)) for count in inputs)
-        self._weights = _Weights()
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return weight
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return matrix
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs (…, inputs[i]) to (…, outputs)."""
-        weights = self._weights(self.weight, self.weight, self.training).split(self.inputs, 1)
+        weights = self.matrix().split(self.inputs, 1)
         products = [
             functional.linear(grid(x), weight) for x, grid, weight in zip(inputs, self.grids, weights, strict=True)
         ]
         return sum(products[1:], products[0]) + self.bias
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(OnGrids, nn.Conv2d):
     """A convolution of stride 1 that keeps the size: a product for each place of the kernel, added up in order."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=kernel // 2)
         self.grid = Grid(levels(inputs, WEIGHT_LEVELS))
-        self._weights = _Weights()
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return weight.permute(0, 2, 3, 1).flatten(1)
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return matrix.unflatten(1, (*self.kernel_size, -1)).permute(0, 3, 1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, I, H, W) to (B, O, H, W)."""
         (height, width), (k, _) = x.shape[2:], self.kernel_size
         x = functional.pad(self.grid(x), (k // 2,) * 4).permute(0, 2, 3, 1)
-        weights = self._weights(self.weight, self.weight.permute(0, 2, 3, 1).flatten(1), self.training)
         assert self.bias is not None
         result = self.bias
-        for place, weight in enumerate(weights.unflatten(1, (k * k, -1)).unbind(1)):
+        for place, weight in enumerate(self.matrix().unflatten(1, (k * k, -1)).unbind(1)):
             row, column = divmod(place, k)
             result = result + functional.linear(x[:, row : row + height, column : column + width], weight)
         return result.permute(0, 3, 1, 2)
 
 
-class Up2x2(nn.ConvTranspose2d):
+class Up2x2(OnGrids, nn.ConvTranspose2d):
     """A transposed 2x2 convolution of stride 2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 2, 2)
         self.grid = Grid(levels(inputs, WEIGHT_LEVELS))
-        self._weights = _Weights()
+
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return weight.permute(1, 2, 3, 0).flatten(0, 2)
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """See `OnGrids`."""
+        return matrix.unflatten(0, (-1, 2, 2)).permute(3, 0, 1, 2)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (B, I, H, W) to (B, O, 2 H, 2 W)."""
-        weights = self._weights(self.weight, self.weight.permute(1, 2, 3, 0).flatten(0, 2), self.training)
-        product = functional.linear(self.grid(x).permute(0, 2, 3, 1), weights)
+        product = functional.linear(self.grid(x).permute(0, 2, 3, 1), self.matrix())
         product = product.unflatten(-1, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         assert self.bias is not None
         return product + self.bias[:, None, None]
