@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from vitrail import config, weights
 from vitrail.model import Model
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("vitrail", deadline=None)
+settings.load_profile("vitrail")
 
 TINY = config.ModelConfig(
     "tiny",

@@ -121,7 +121,7 @@ def test_every_truncation_is_refused(vtl: Path, tiny: Path, tmp_path: Path) -> N
             refused(data[:length], tiny)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_every_flipped_bit_is_refused(data: st.DataObject, vtl: Path, tiny: Path, tmp_path: Path) -> None:
     damaged = bytearray(vtl.read_bytes())

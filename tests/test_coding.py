@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail import config, distributions
@@ -32,7 +32,6 @@ def test_grouped_symbols_return(symbols: list[int], random: st.DataObject) -> No
     assert np.array_equal(RangeDecoder(encoder.finish()).grouped(TABLES, index, None), given_symbols)
 
 
-@settings(deadline=None)
 @given(symbols_lists, st.integers(1, 3))
 def test_a_distribution_returns_its_symbols_at_the_estimated_size(symbols: list[int], components: int) -> None:
     torch.manual_seed(len(symbols))

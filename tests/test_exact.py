@@ -46,7 +46,7 @@ def test_impossible_sums_are_refused() -> None:
         exact.Linear([2**18], 4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_grids_round_and_stay(seed: int) -> None:
     torch.manual_seed(seed)
