@@ -103,6 +103,12 @@ def test_a_store_from_the_command_line(tmp_path: Path, photo: Image.Image) -> No
     opened = Store(out, torch.device("cpu"))
     assert np.array_equal(opened.picture(1).numpy(), np.asarray(photo)[:, ::-1])
     assert CliRunner().invoke(main, arguments).stdout == result.stdout  # a finished store stays as it is
+    other = CliRunner().invoke(main, [*arguments, "--longest", "512"])
+    assert other.exit_code == 1
+    assert "longest side 512" in other.stderr
+    nowhere = CliRunner().invoke(main, ["data", "build", str(source), "--out", str(source / "a.png" / "x")])
+    assert nowhere.exit_code == 1
+    assert "Not a directory" in nowhere.stderr
 
 
 def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_a_folder_without_photographs(tmp_path: Path) -> None:
 
 def test_a_store_is_of_one_folder(store: Path, folder: Path, tmp_path: Path) -> None:
     assert build([folder], store, Everything())[KEPT] == 2
-    with pytest.raises(UsageError, match="made from"):
+    with pytest.raises(UsageError, match="made of"):
         build([tmp_path], store, Everything())
 
 
@@ -180,7 +180,7 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
 
 
 def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, tiny: Path) -> None:
-    settings = loop.Settings(minutes=0.01, crop=64, batch=1, muon=0, adamw=0, exact=0, average=0)
+    settings = loop.Settings(minutes=0.05, crop=64, batch=1, muon=0, adamw=0, exact=0, average=0)
     loop.train(TINY, store, folder, tmp_path, settings, start=str(tiny))
     given = weights.load(str(tiny)).state_dict()
     for name in (loop.WEIGHTS, loop.FLAT):

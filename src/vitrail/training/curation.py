@@ -60,6 +60,7 @@ class Curator:
         self.tests, self.kept = _Thumbnails(), _Thumbnails()
         for pixels in tests:
             self.tests.add(_thumbnail(pixels))
+        self.title = f"photographs worth training on, longest side {longest}, without {self.tests.count} test pictures"
 
     def prepare(self, data: bytes) -> Pixels:
         """Read a file's bytes as pixels (H, W, 3), scaled down where that helps. Raises `DroppedError`."""

@@ -41,6 +41,9 @@ class DroppedError(Exception):
 class Selection(Protocol):
     """What decides on the files of a store."""
 
+    title: str
+    """Its kind and settings, by which a store knows what it was made with."""
+
     def prepare(self, data: bytes) -> Pixels:
         """Read a file's bytes as pixels (H, W, 3). Raises `DroppedError`. Called by several threads at once."""
 
@@ -53,6 +56,8 @@ class Selection(Protocol):
 
 class Everything:
     """All pictures whose sides have at least `SMALLEST_SIDE` pixels, as they are."""
+
+    title = "all pictures"
 
     def prepare(self, data: bytes) -> Pixels:
         """See `Selection`."""
@@ -81,12 +86,20 @@ def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter
 
     Files without a picture's extension are passed over. A run that was cut off is gone on with; a finished store stays
     as it is. Returns how many files were kept, and dropped by reason; the index names them. Raises `UsageError` when
-    nothing is kept, when the store was made from other sources, or when a source cannot be read.
+    nothing is kept, when the store was made from other sources or with another selection, or when something cannot be
+    read or written.
     """
-    origin = sorted(str(source.resolve()) for source in sources)
+    try:
+        return _build(sorted(str(source.resolve()) for source in sources), store, selection)
+    except OSError as error:
+        raise UsageError(f"{error.filename or store}: {error.strerror or error}") from error
+
+
+def _build(sources: list[str], store: Path, selection: Selection) -> Counter[str]:
+    origin = {"sources": sources, "selection": selection.title}
     if is_store(store):
         index = json.loads((store / _INDEX).read_text())
-        _check_origin(store, index["sources"], origin)
+        _check_origin(store, index, origin)
         return _counts([*index["pictures"], *index["dropped"]])
     store.mkdir(parents=True, exist_ok=True)
     journal, samples = store / "journal.part", store / "pixels.part"
@@ -99,7 +112,7 @@ def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter
                 selection.remember(known.reshape(*entry["size"], 3))
         pixels.truncate()
         done = {entry["name"] for entry in entries}
-        found = ((name, data) for name, data in files(origin) if name not in done)
+        found = ((name, data) for name, data in files(sources) if name not in done)
         progress = tqdm(_prepared(found, selection), desc="decoding photographs", unit=" files", initial=len(done))
         for name, taken in progress:
             entry = _admitted(name, taken, selection)
@@ -111,10 +124,10 @@ def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter
             entries.append(entry)
     counts = _counts(entries)
     if not counts[KEPT]:
-        raise UsageError(f"no photograph to keep in {', '.join(origin)} ({counts.total()} looked at, {dict(counts)})")
+        raise UsageError(f"no photograph to keep in {', '.join(sources)} ({counts.total()} looked at, {dict(counts)})")
     os.replace(samples, store / "pixels.bin")
     index = {
-        "sources": origin,
+        **origin,
         "pictures": [entry for entry in entries if "size" in entry],
         "dropped": [entry for entry in entries if "dropped" in entry],
     }
@@ -124,22 +137,23 @@ def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter
     return counts
 
 
-def _check_origin(store: Path, theirs: list[str], ours: list[str]) -> None:
-    if theirs != ours:
-        raise UsageError(f"{store} was made from {', '.join(theirs)}; remove it, or give another folder")
+def _check_origin(store: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    for key, value in ours.items():
+        if theirs[key] != value:
+            raise UsageError(f"{store} was made of {theirs[key]}, not of {value}; remove it, or give another folder")
 
 
 def _counts(entries: Iterable[dict[str, Any]]) -> Counter[str]:
     return Counter(entry.get("dropped", KEPT) for entry in entries)
 
 
-def _continued(journal: Path, store: Path, origin: list[str]) -> list[dict[str, Any]]:
+def _continued(journal: Path, store: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the entries of a run that was cut off; a new journal has none."""
     whole = journal.read_text().split("\n")[:-1] if journal.is_file() else []  # the last line may be cut
     if whole:
-        _check_origin(store, json.loads(whole[0])["sources"], origin)
+        _check_origin(store, json.loads(whole[0]), origin)
     else:
-        whole = [json.dumps({"sources": origin})]
+        whole = [json.dumps(origin)]
     write_file(journal, "".join(f"{line}\n" for line in whole).encode())
     return [json.loads(line) for line in whole[1:]]
 
@@ -183,7 +197,7 @@ def files(sources: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
             if path.name.endswith(_ARCHIVES):
                 yield from _members(path, suffixes)
-            elif path.suffix.lower() in suffixes and path.is_file():
+            elif path.suffix.lower() in suffixes and path.is_file() and path.stat().st_size <= _LARGEST_FILE:
                 yield str(path), path.read_bytes()
 
 
@@ -194,7 +208,7 @@ def _members(path: Path, suffixes: set[str]) -> Iterator[tuple[str, bytes]]:
                 taken = Path(member.name).suffix.lower() in suffixes and member.size <= _LARGEST_FILE
                 if taken and (file := archive.extractfile(member)) is not None:
                     yield f"{path}/{member.name}", file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError) as error:
         raise UsageError(f"{path} is not a whole tar archive: {error}") from error
 
 
