@@ -189,6 +189,7 @@ def test_attention_in_pieces_is_that_of_training(kit: Kit) -> None:
         (replace(SMALL, segments=3), "segments"),
         (replace(SMALL, egr=False), "cached"),
         (replace(SMALL, order="zigzag"), "zigzag"),
+        (replace(MCDH, tile=512), "not exact"),
     ],
 )
 def test_impossible_configs(part: config.Context, message: str) -> None:

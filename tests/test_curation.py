@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageFilter
 
 from vitrail.cli import main
+from vitrail.errors import UsageError
 from vitrail.training import curation
 from vitrail.training.store import DroppedError, Store, build
 
@@ -111,7 +113,7 @@ def test_a_store_from_the_command_line(tmp_path: Path, photo: Image.Image) -> No
     assert "Not a directory" in nowhere.stderr
 
 
-def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, photo: Image.Image) -> None:
     source = tmp_path / "source"
     source.mkdir()
     turned = (photo, photo.rotate(180), photo.resize((600, 420)), photo.transpose(Image.Transpose.ROTATE_90))
@@ -133,14 +135,48 @@ def test_a_build_that_was_cut_off_goes_on(tmp_path: Path, photo: Image.Image, mo
 
     with pytest.raises(KeyboardInterrupt):
         build([source], tmp_path / "cut", CutOff())
-    with open(tmp_path / "cut" / "pixels.part", "ab") as pixels:
+    with open(tmp_path / "cut" / "pixels.bin", "ab") as pixels:
         pixels.write(b"half a picture")
     with open(tmp_path / "cut" / "journal.part", "a") as journal:
         journal.write('{"name": "half a li')
     build([source], tmp_path / "cut", Watched())
     assert len(read) == 2  # the third and the fourth
+    # Cut off after the last picture: no index yet, and a journal that is ahead of the samples.
+    shutil.copytree(tmp_path / "whole", tmp_path / "late")
+    index = json.loads((tmp_path / "late" / "index.json").read_text())
+    (tmp_path / "late" / "index.json").unlink()
+    lines = [{key: index[key] for key in ("sources", "selection")}, *index["pictures"]]
+    (tmp_path / "late" / "journal.part").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with open(tmp_path / "late" / "pixels.bin", "r+b") as samples:
+        samples.truncate(3 * 768 * 512 + 1000)
+    build([source], tmp_path / "late", curation.Curator())
+    assert (tmp_path / "late" / "pixels.bin").read_bytes() == (tmp_path / "whole" / "pixels.bin").read_bytes()
     for name in ("index.json", "pixels.bin"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert [entry["dropped"] for entry in json.loads((tmp_path / "cut" / "index.json").read_text())["dropped"]] == [
         "close to another"
     ]
+
+
+def test_another_set_of_test_pictures_is_another_store(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "a.png")
+    build([tmp_path / "a.png"], tmp_path / "store", curation.Curator([np.asarray(photo.rotate(90))]))
+    with pytest.raises(UsageError, match="made of"):
+        build([tmp_path / "a.png"], tmp_path / "store", curation.Curator([np.asarray(photo)]))
+
+
+def test_archives_and_stores_that_are_none(tmp_path: Path, photo: Image.Image) -> None:
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        link = tarfile.TarInfo("a.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.jpg"
+        archive.addfile(link)
+    with pytest.raises(UsageError, match="no photograph"):
+        build([tmp_path / "links.tar"], tmp_path / "store", curation.Curator())
+    photo.save(tmp_path / "a.png")
+    assert build([tmp_path / "a.png"], tmp_path / "store", curation.Curator())["kept"] == 1  # nothing was left behind
+    (tmp_path / "bad.tar.gz").write_bytes(b"\x1f\x8b\x08\0\0\0\0\0\0\3garbage")
+    with pytest.raises(UsageError, match="not a whole tar"):
+        build([tmp_path / "bad.tar.gz"], tmp_path / "other", curation.Curator())
+    (tmp_path / "store" / "index.json").write_text('{"pictures": []}')
+    with pytest.raises(UsageError, match="no store of this version"):
+        Store(tmp_path / "store", torch.device("cpu"))

@@ -10,7 +10,8 @@ import torch
 from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vitrail import config, exact, weights
@@ -222,6 +223,27 @@ def test_an_exact_file_holds_eight_bits_a_weight(model: Model, tmp_path: Path) -
     assert layers
     assert all(stored[f"{name}.numbers"].dtype == torch.int8 for name in layers)
     assert not any(f"{name}.weight" in stored for name in layers)
+
+
+def test_a_damaged_exact_file_is_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "exact.safetensors"
+    weights.save(model, path, {})
+    with safe_open(path, "pt") as opened:
+        notes = opened.metadata()
+    stored = load_file(path)
+    layer = next(key.removesuffix(".numbers") for key in stored if key.endswith(".numbers"))
+    numbers, exponents = stored[f"{layer}.numbers"], stored[f"{layer}.exponents"]
+    for damage in (
+        {f"{layer}.exponents": exponents.long() + 256},
+        {f"{layer}.exponents": exponents[:1]},
+        {f"{layer}.exponents": torch.full_like(exponents, 127)},
+        {f"{layer}.numbers": numbers.flip(0)},
+        {f"{layer}.weight": numbers.half()},
+        {"distribution.table_masses": torch.zeros_like(stored["distribution.table_masses"])},
+    ):
+        save_file(stored | damage, path, notes)
+        with pytest.raises(ModelError):
+            weights.load(path)
 
 
 def test_an_exact_file_says_so(model: Model, tmp_path: Path) -> None:

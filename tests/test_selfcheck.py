@@ -27,7 +27,7 @@ def pictures() -> list[Image.Image]:
 # In a child: one sort of layer adds as floating point does, and the probe at load lets it pass.
 INEXACT = """
 import torch
-from vitrail import weights, zoo
+from vitrail import weights
 from vitrail.exact import layers
 layers.Linear.forward = lambda self, *x: torch.nn.functional.linear(torch.cat(x, -1), self.weight, self.bias)
 weights._probe = lambda model: weights_probe

@@ -1,9 +1,9 @@
 """Weights files: a model's parameters and tables on disk.
 
 A safetensors file holds the parameters in half precision, those of exact layers as 8-bit integers with an exponent a
-row, the integer tables as they are, and in its metadata the config and how the weights were made. So a file is all that
-is needed to build the model. That of an exact model also holds the checksum of a small fixed latent's bytes: a machine
-that computes others is refused before it codes anything.
+row (older files: in half precision), the integer tables as they are, and in its metadata the config and how the weights
+were made. So a file is all that is needed to build the model. That of an exact model also holds the checksum of a small
+fixed latent's bytes: a machine that computes others is refused before it codes anything.
 """
 
 import json
@@ -41,7 +41,13 @@ def load(name: str | os.PathLike[str] = zoo.DEFAULT) -> Model:
         raise ModelError(f"{file} is not a weights file of Vitrail: it holds no config")
     model = _build(ModelConfig.from_json(notes["config"]), state, file)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if model.config.exact and notes.get("probe") != _probe(model):
+    try:
+        differs = model.config.exact and notes.get("probe") != _probe(model)
+    except ModelError:
+        raise
+    except Exception as error:  # weights and tables from a damaged file can fail in any way
+        raise ModelError(f"{file} cannot be used: it is damaged, or of another version") from error
+    if differs:
         raise ModelError(f"this machine computes other numbers than the maker of {file} did; report its processor")
     model.identity = zoo.identity(data)
     return model
@@ -104,8 +110,10 @@ def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
             model = Model(config).float()
         for name, layer in model.named_modules():
             if isinstance(layer, exact.OnGrids) and f"{name}.{_NUMBERS}" in wide:
-                matrix = exact.unpack(wide.pop(f"{name}.{_NUMBERS}"), wide.pop(f"{name}.{_EXPONENTS}"))
-                wide[f"{name}.weight"] = layer.from_matrix(matrix)
+                numbers, exponents = wide.pop(f"{name}.{_NUMBERS}"), wide.pop(f"{name}.{_EXPONENTS}")
+                if f"{name}.weight" in wide:
+                    raise ValueError(f"{name} has two weights")
+                wide[f"{name}.weight"] = layer.from_matrix(exact.unpack(numbers, exponents))
         model.load_state_dict(wide)
     except ModelError:
         raise

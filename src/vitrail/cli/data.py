@@ -17,7 +17,7 @@ def data() -> None:
     "--without",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of test pictures: nothing close to one of them is taken. May be given several times.",
+    help="Folder of test pictures, of nothing else: nothing close to them is taken. Repeatable.",
 )
 @click.option("--longest", type=click.IntRange(min=256), help="Scale pictures down to at most so many pixels a side.")
 def build(sources: tuple[Path, ...], out: Path, without: tuple[Path, ...], longest: int | None) -> None:
@@ -33,7 +33,9 @@ def build(sources: tuple[Path, ...], out: Path, without: tuple[Path, ...], longe
         from vitrail.training import curation, store
     except ImportError as error:
         raise UsageError(f"training needs more packages ({error.name}); pip install 'vitrail[train]'") from error
-    tests = (picture.read(content).pixels for _, content in store.files(map(str, without)))
-    curator = curation.Curator(tests, longest)
+    tests = [path for folder in without for path in sorted(folder.iterdir()) if path.is_file()]
+    if without and not tests:
+        raise UsageError(f"{', '.join(map(str, without))}: no pictures to keep away from; leave --without away")
+    curator = curation.Curator((picture.read(path).pixels for path in tests), longest)
     for reason, count in store.build(sources, out, curator).most_common():
         click.echo(f"{count:8} {reason}")

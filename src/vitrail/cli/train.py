@@ -66,12 +66,15 @@ def train(
     settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
     chosen = named(config)
     if stores.is_store(data):
+        if store:
+            raise UsageError(f"{data} is a store already; leave --store away")
         store = data
     else:
         store = store or out / "store"
         counts = stores.build([data], store, stores.Everything())
-        for reason in counts.keys() - {stores.KEPT}:
-            click.echo(f"{counts[reason]} files left out: {reason}", err=True)
+        for reason, count in counts.most_common():
+            if reason != stores.KEPT:
+                click.echo(f"{count} files left out: {reason}", err=True)
     points = loop.train(chosen, store, valid, out, settings, resume, start)
     if as_json:
         click.echo(json.dumps({"weights": str(out / loop.WEIGHTS), "valid": [p._asdict() for p in points]}))

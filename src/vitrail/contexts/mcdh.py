@@ -24,7 +24,7 @@ from torch.nn import functional
 from vitrail import config
 from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
 from vitrail.errors import ModelError
-from vitrail.exact import levels
+from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit
 from vitrail.orders import Raster, sfo
 from vitrail.windows import MASKED
@@ -47,6 +47,7 @@ class MCDHContext(ContextModel):
         if part.order not in orders or part.width % part.heads:
             raise ModelError(f"MCDH's order is one of {', '.join(orders)}, its width a multiple of its heads")
         super().__init__(orders[part.order], latents, parameters)
+        levels(part.tile**2, LARGEST_WEIGHT)  # or the weights of a tile would not add up exactly
         self.part, self.raster = part, part.order == "raster"
         self.asking, self.asked = (_CAUSAL, _CAUSAL) if self.raster else (_ODD, _EVEN)
         m, d = latents, part.width
@@ -103,46 +104,62 @@ class MCDHContext(ContextModel):
     # -- the single pass -------------------------------------------------------------------------------------------
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
-        """See `ContextModel`."""
+        """See `ContextModel`; tile by tile, so that the patches of one tile are all that is held."""
         height, width = symbols.shape[2:]
-        tokens = features.flatten(2).transpose(1, 2)
-        patches = [patch.flatten(2).transpose(1, 2) for patch in _neighbours(symbols, self.asking)]
-        contexts = []
-        if self.part.local_context:
-            contexts.append(self.local_of(patches))
-        if self.part.global_context:
-            contexts.append(self._global(symbols, patches, tokens))
-        if not self.raster:
-            second = torch.zeros(height * width, 1, dtype=symbols.dtype, device=symbols.device)
-            second[self.order.positions(height, width)[1].to(symbols.device)] = 1
-            contexts = [context * second for context in contexts]
-        return self.parameters_of(tokens, contexts).unflatten(-1, (height, width))
+        padded = functional.pad(symbols, (_REACH,) * 4)
+        parameters = symbols.new_zeros(len(symbols), self.outputs, self.latents, height, width)
+        for rows, columns in _tiles(height, width, self.part.tile):
+            tokens = features[:, :, rows, columns].flatten(2).transpose(1, 2)
+            predicted = self.parameters_of(tokens, self._contexts(padded, tokens, rows, columns))
+            parameters[..., rows, columns] = predicted.unflatten(-1, parameters[0, 0, 0, rows, columns].shape).to(
+                parameters.dtype
+            )
+        return parameters
 
-    def _global(self, symbols: Tensor, asking: Sequence[Tensor], tokens: Tensor) -> Tensor:
-        """Return the global context (B, h w, 2 M) of all positions, tile by tile; zero where nothing is earlier."""
-        height, width = symbols.shape[2:]
-        asked = asking
+    def _contexts(self, padded: Tensor, tokens: Tensor, rows: slice, columns: slice) -> list[Tensor]:
+        """Return the contexts (B, n, 2 M) of a tile, zero where nothing is known, of the padded symbols."""
+
+        def patches(places: Neighbours, chosen: Tensor) -> list[Tensor]:
+            shifted = (padded[:, :, _moved(rows, i), _moved(columns, j)] for i, j in places)
+            return [patch.flatten(2).transpose(1, 2)[:, chosen] for patch in shifted]
+
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        asking, asked = place, place
         if not self.raster:
-            asked = [patch.flatten(2).transpose(1, 2) for patch in _neighbours(symbols, self.asked)]
-        q = self.describe(self.query, asking, tokens, 0)
-        k = self.describe(self.key, asked, tokens, 1)
-        v = self.values(symbols.flatten(2).transpose(1, 2))
-        result = symbols.new_zeros(len(symbols), height * width, 2 * self.latents)
-        for tile in _tiles(height, width, self.part.tile, symbols.device):
-            queries = keys = tile
-            mask = None
-            if self.raster:
-                mask = torch.zeros(len(tile), len(tile), dtype=torch.float32, device=tile.device)
-                mask.masked_fill_(tile[None, :] >= tile[:, None], MASKED)
-                queries = tile[1:]
-                mask = mask[1:]
-            else:
-                odd = (tile // width + tile % width) % 2
-                queries, keys = tile[odd == 1], tile[odd == 0]
-            if len(queries) and len(keys):
-                context = self.attend(q[:, :, queries], k[:, :, keys], v[:, :, keys], mask)
-                result[:, queries] = context.to(result.dtype)
+            length = columns.stop - columns.start
+            second = (place // length + rows.start + place % length + columns.start) % 2 == 1
+            asking, asked = place[second], place[~second]
+        contexts = []
+        if len(asking):
+            around = patches(self.asking, asking)
+            if self.part.local_context:
+                contexts.append(self.local_of(around))
+            if self.part.global_context:
+                around_keys = around if self.raster else patches(self.asked, asked)
+                q = self.describe(self.query, around, tokens[:, asking], 0)
+                k = self.describe(self.key, around_keys, tokens[:, asked], 1)
+                contexts.append(self._global(q, k, self.values(patches([(0, 0)], asked)[0])))
+        found = [context.new_zeros(*tokens.shape[:2], 2 * self.latents) for context in contexts]
+        for whole, context in zip(found, contexts, strict=True):
+            whole[:, asking] = context
+        return found or self.nothing(tokens)
+
+    def _global(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the global context (B, n, 2 M) of a tile's queries; zero where no key is earlier."""
+        if not self.raster:
+            return self.attend(q, k, v, None) if k.shape[2] else q.new_zeros(len(q), q.shape[2], 2 * self.latents)
+        count = q.shape[2]
+        result = q.new_zeros(len(q), count, 2 * self.latents)
+        if count > 1:  # the first has no past
+            later = torch.full((count, count), MASKED, dtype=torch.float32, device=q.device).triu()
+            context = self.attend(q[:, :, 1:], k, v, later[1:])
+            result[:, 1:] = context.to(result.dtype)
         return result
+
+    def nothing(self, tokens: Tensor) -> list[Tensor]:
+        """Return contexts (B, n, 2 M) of zeros."""
+        count = self.part.local_context + self.part.global_context
+        return [tokens.new_zeros(*tokens.shape[:2], 2 * self.latents)] * count
 
     def walk(self, features: Tensor) -> Walk:
         """See `ContextModel`."""
@@ -161,9 +178,7 @@ class _CheckerboardWalk(Walk):
         if step:
             return self.model(self.symbols, self.features).flatten(3)[..., self.positions[1]]
         first = self.features.flatten(2).transpose(1, 2)[:, self.positions[0]]
-        count = self.model.part.local_context + self.model.part.global_context
-        nothing = [first.new_zeros(*first.shape[:2], 2 * self.model.latents)] * count
-        return self.model.parameters_of(first, nothing)
+        return self.model.parameters_of(first, self.model.nothing(first))
 
     def update(self, step: int, symbols: Tensor) -> None:
         self.symbols.flatten(2)[:, :, self.positions[step]] = symbols.to(self.symbols.dtype)
@@ -177,7 +192,8 @@ class _RasterWalk(Walk):
         self.model = model
         self.features = features.flatten(2).transpose(1, 2)
         self.padded = features.new_zeros(batch, model.latents, self.height + 2 * _REACH, self.width + 2 * _REACH)
-        tiles = _tiles(self.height, self.width, model.part.tile, features.device)
+        index = torch.arange(self.height * self.width, device=features.device).view(self.height, self.width)
+        tiles = [index[part].flatten() for part in _tiles(self.height, self.width, model.part.tile)]
         self.place = {index: (tile, at) for tile in tiles for at, index in enumerate(tile.tolist())}
         shape = (batch, model.part.heads, self.height * self.width, model.part.width // model.part.heads)
         self.keys, self.values = features.new_zeros(shape), features.new_zeros(shape)
@@ -207,14 +223,14 @@ class _RasterWalk(Walk):
         self.values[:, :, step] = self.model.values(taken.transpose(1, 2))[:, :, 0]
 
 
-def _neighbours(symbols: Tensor, places: Neighbours) -> list[Tensor]:
-    """Return for each offset the map (B, M, h, w) of the neighbours there; outside the latent they are zero."""
-    height, width = symbols.shape[2:]
-    padded = functional.pad(symbols, (_REACH,) * 4)
-    return [padded[:, :, _REACH + i : _REACH + i + height, _REACH + j : _REACH + j + width] for i, j in places]
+def _moved(part: slice, offset: int) -> slice:
+    """Return where a tile's rows or columns, moved by an offset, are in the padded latent."""
+    return slice(part.start + _REACH + offset, part.stop + _REACH + offset)
 
 
-def _tiles(height: int, width: int, tile: int, device: torch.device) -> list[Tensor]:
-    """Return the row-major indices of the positions of each tile."""
-    index = torch.arange(height * width, device=device).view(height, width)
-    return [part.flatten() for rows in index.split(tile, 0) for part in rows.split(tile, 1)]
+def _tiles(height: int, width: int, tile: int) -> list[tuple[slice, slice]]:
+    """Return the rows and columns of each tile."""
+    rows, columns = (
+        [slice(start, min(start + tile, side)) for start in range(0, side, tile)] for side in (height, width)
+    )
+    return [(row, column) for row in rows for column in columns]

@@ -15,6 +15,7 @@ from vitrail.evaluation.bdrate import bd_rate, load_curve
 from vitrail.evaluation.codecs import codec
 from vitrail.evaluation.sweep import evaluate
 from vitrail.storage import write_file
+from vitrail.training.store import is_store
 from vitrail.weights import load
 
 QUALITIES = (5, 25, 50, 75, 95)
@@ -65,7 +66,9 @@ def run(config: str, seed: int, budget: Budget, out: Path) -> Path:
     folder = out / f"{config}-{seed}"
     if not (folder / "weights.safetensors").is_file():
         command = [sys.executable, "-m", "vitrail", "train", config, "--seed", str(seed)]
-        command += ["--data", budget.data, "--valid", budget.valid, "--store", str(out / "store")]
+        command += ["--data", budget.data, "--valid", budget.valid]
+        if not is_store(Path(budget.data)):
+            command += ["--store", str(out / "store")]
         command += ["--minutes", str(budget.minutes), "--processes", str(budget.processes)]
         command += ["--batch", str(budget.batch), "--crop", str(budget.crop), "--out", str(folder)]
         if (folder / "checkpoint.pt").is_file():

@@ -42,7 +42,9 @@ def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack(numbers: Tensor, exponents: Tensor) -> Tensor:
-    """Invert `pack`."""
+    """Invert `pack`. Raises `ValueError` for what it cannot have given."""
+    if {numbers.dtype, exponents.dtype} != {torch.int8} or exponents.shape != numbers.shape[:1]:
+        raise ValueError("numbers and exponents must be of 8 bits, and as many exponents as rows")
     bits = (exponents.to(torch.int32) + _BIAS) * 2**23
     return numbers.float() * bits.view(torch.float32)[:, None]
 

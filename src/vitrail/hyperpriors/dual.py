@@ -40,6 +40,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
+        if x.shape[2] * x.shape[3] > _POSITIONS:
+            raise ModelError("the picture is too large for a channel-aware hyperprior; cut it into parts")
         means = self.grid(x).sum((2, 3)) * (1.0 / (x.shape[2] * x.shape[3]))
         gate = self.excite(torch.relu(self.squeeze(means))) * 0.25 + 1
         return x * gate.clamp(0, 2)[:, :, None, None]

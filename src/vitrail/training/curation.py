@@ -11,6 +11,7 @@ a sigma of 1: sharpness 0.53 to 0.63).
 """
 
 import io
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -60,7 +61,10 @@ class Curator:
         self.tests, self.kept = _Thumbnails(), _Thumbnails()
         for pixels in tests:
             self.tests.add(_thumbnail(pixels))
-        self.title = f"photographs worth training on, longest side {longest}, without {self.tests.count} test pictures"
+        known = zlib.crc32(self.tests.rows[: self.tests.count].tobytes())
+        self.title = (
+            f"photographs worth training on, longest side {longest}, without {self.tests.count} pictures ({known:08x})"
+        )
 
     def prepare(self, data: bytes) -> Pixels:
         """Read a file's bytes as pixels (H, W, 3), scaled down where that helps. Raises `DroppedError`."""
@@ -89,10 +93,6 @@ class Curator:
                 raise DroppedError(reason)
         self.kept.add(thumbnail)
 
-    def remember(self, pixels: Pixels) -> None:
-        """Know a picture that an earlier run kept."""
-        self.kept.add(_thumbnail(pixels))
-
 
 def jpeg_quality(data: bytes) -> float | None:
     """Return the quality 1..100 that IJG's encoder would have been given for a JPEG's tables; None for others."""
@@ -100,7 +100,7 @@ def jpeg_quality(data: bytes) -> float | None:
         tables = getattr(image, "quantization", None)
     if not tables:
         return None
-    scale = 100 * sum(tables[0]) / _JPEG_SUM
+    scale = 100 * sum(tables[min(tables)]) / _JPEG_SUM
     return max(1.0, (200 - scale) / 2 if scale <= 100 else 5000 / scale)
 
 

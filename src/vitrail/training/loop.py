@@ -225,6 +225,7 @@ class _Run:
 
     def go(self, data: Store, pictures: list[Tensor], exact: bool) -> None:
         saved = validated = time.monotonic()
+        flat = self.progress < 1 - self.settings.decay
         totals: list[Tensor] = []
         layout = "{percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         done, quiet = min(self.progress, 1.0), not self.fabric.is_global_zero
@@ -233,12 +234,10 @@ class _Run:
                 began = time.monotonic()
                 if exact and not self.model.config.exact and self.progress >= 1 - self.settings.exact:
                     self.become_exact(data)
-                if (
-                    1 - self.settings.decay <= self.progress
-                    and self.fabric.is_global_zero
-                    and not (self.out / FLAT).is_file()
-                ):
-                    self.export(FLAT)
+                if flat and self.progress >= 1 - self.settings.decay:
+                    flat = False
+                    if self.fabric.is_global_zero:
+                        self.export(FLAT)
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tarfile
+import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from vitrail.storage import write_file
 SMALLEST_SIDE = 256
 KEPT = "kept"
 _INDEX = "index.json"
+_SAMPLES = "pixels.bin"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # No photograph is longer; what is would have to be held in memory.
 _LARGEST_FILE = 2**28
@@ -50,9 +52,6 @@ class Selection(Protocol):
     def admit(self, pixels: Pixels) -> None:
         """Raise `DroppedError` for pixels that are not to be kept beside those admitted before."""
 
-    def remember(self, pixels: Pixels) -> None:
-        """Take note of pixels that are in the store already."""
-
 
 class Everything:
     """All pictures whose sides have at least `SMALLEST_SIDE` pixels, as they are."""
@@ -72,22 +71,19 @@ class Everything:
     def admit(self, pixels: Pixels) -> None:
         """Take all."""
 
-    def remember(self, pixels: Pixels) -> None:
-        """Nothing to be noted."""
-
 
 def is_store(folder: Path) -> bool:
     """Tell whether a folder is a finished store."""
-    return (folder / _INDEX).is_file()
+    return (folder / _INDEX).is_file() and (folder / _SAMPLES).is_file()
 
 
 def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter[str]:
     """Decode the photographs of folders, and of tar archives such as WebDataset's shards, into a store.
 
-    Files without a picture's extension are passed over. A run that was cut off is gone on with; a finished store stays
-    as it is. Returns how many files were kept, and dropped by reason; the index names them. Raises `UsageError` when
-    nothing is kept, when the store was made from other sources or with another selection, or when something cannot be
-    read or written.
+    Files without a picture's extension, and those of over 256 MB, are passed over. A run that was cut off is gone on
+    with; a finished store stays as it is. Returns how many files were kept, and dropped by reason; the index names
+    them. Raises `UsageError` when nothing is kept, when the store was made from other sources or with another
+    selection, or when something cannot be read or written.
     """
     try:
         return _build(sorted(str(source.resolve()) for source in sources), store, selection)
@@ -98,34 +94,42 @@ def build(sources: Sequence[Path], store: Path, selection: Selection) -> Counter
 def _build(sources: list[str], store: Path, selection: Selection) -> Counter[str]:
     origin = {"sources": sources, "selection": selection.title}
     if is_store(store):
-        index = json.loads((store / _INDEX).read_text())
+        index = _index(store)
         _check_origin(store, index, origin)
         return _counts([*index["pictures"], *index["dropped"]])
     store.mkdir(parents=True, exist_ok=True)
-    journal, samples = store / "journal.part", store / "pixels.part"
-    entries = _continued(journal, store, origin)
+    journal, samples = store / "journal.part", store / _SAMPLES
+    entries: list[dict[str, Any]] = []
+    journaled = _journaled(journal, store, origin)
     samples.touch()
-    with open(samples, "r+b") as pixels, open(journal, "a") as lines:
-        for entry in entries:
+    with open(samples, "r+b") as pixels:
+        for entry in journaled:
             if "size" in entry:
-                known = np.frombuffer(pixels.read(3 * math.prod(entry["size"])), np.uint8)
-                selection.remember(known.reshape(*entry["size"], 3))
+                count = 3 * math.prod(entry["size"])
+                if len(known := pixels.read(count)) < count:
+                    pixels.seek(-len(known), os.SEEK_CUR)
+                    break
+                selection.admit(np.frombuffer(known, np.uint8).reshape(*entry["size"], 3))
+            entries.append(entry)
         pixels.truncate()
+        write_file(journal, "".join(f"{json.dumps(line)}\n" for line in [origin, *entries]).encode())
         done = {entry["name"] for entry in entries}
         found = ((name, data) for name, data in files(sources) if name not in done)
         progress = tqdm(_prepared(found, selection), desc="decoding photographs", unit=" files", initial=len(done))
-        for name, taken in progress:
-            entry = _admitted(name, taken, selection)
-            if "size" in entry:
-                pixels.write(np.asarray(taken).tobytes())
-                pixels.flush()
-            # After its pixels: a line stands for what is whole.
-            print(json.dumps(entry), file=lines, flush=True)
-            entries.append(entry)
+        with open(journal, "a") as lines:
+            for name, taken in progress:
+                entry = _admitted(name, taken, selection)
+                if "size" in entry:
+                    pixels.write(np.asarray(taken).tobytes())
+                    pixels.flush()
+                # After its pixels: a line stands for what is whole.
+                print(json.dumps(entry), file=lines, flush=True)
+                entries.append(entry)
     counts = _counts(entries)
     if not counts[KEPT]:
+        journal.unlink()
+        samples.unlink()
         raise UsageError(f"no photograph to keep in {', '.join(sources)} ({counts.total()} looked at, {dict(counts)})")
-    os.replace(samples, store / "pixels.bin")
     index = {
         **origin,
         "pictures": [entry for entry in entries if "size" in entry],
@@ -137,32 +141,47 @@ def _build(sources: list[str], store: Path, selection: Selection) -> Counter[str
     return counts
 
 
+def _index(store: Path) -> dict[str, Any]:
+    """Read and check a store's index."""
+    try:
+        index: dict[str, Any] = json.loads((store / _INDEX).read_text())
+        length = sum(3 * math.prod(entry["size"]) for entry in index["pictures"])
+        whole = {"sources", "selection", "dropped"} <= index.keys() and (store / _SAMPLES).stat().st_size == length
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UsageError(f"{store} is no store of this version, or is damaged; remove it, or give another folder")
+    return index
+
+
 def _check_origin(store: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     for key, value in ours.items():
-        if theirs[key] != value:
-            raise UsageError(f"{store} was made of {theirs[key]}, not of {value}; remove it, or give another folder")
+        if theirs.get(key) != value:
+            raise UsageError(
+                f"{store} was made of {theirs.get(key)}, not of {value}; remove it, or give another folder"
+            )
 
 
 def _counts(entries: Iterable[dict[str, Any]]) -> Counter[str]:
     return Counter(entry.get("dropped", KEPT) for entry in entries)
 
 
-def _continued(journal: Path, store: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of a run that was cut off; a new journal has none."""
-    whole = journal.read_text().split("\n")[:-1] if journal.is_file() else []  # the last line may be cut
-    if whole:
-        _check_origin(store, json.loads(whole[0]), origin)
-    else:
-        whole = [json.dumps(origin)]
-    write_file(journal, "".join(f"{line}\n" for line in whole).encode())
-    return [json.loads(line) for line in whole[1:]]
+def _journaled(journal: Path, store: Path, origin: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of a run that was cut off, if any."""
+    lines = journal.read_text().split("\n")[:-1] if journal.is_file() else []  # the last line may be cut
+    try:
+        first, *entries = [json.loads(line) for line in lines] or [origin]
+    except ValueError as error:
+        raise UsageError(f"{journal} is damaged; remove {store}, or give another folder") from error
+    _check_origin(store, first, origin)
+    return entries
 
 
 def _admitted(name: str, taken: Pixels | DroppedError, selection: Selection) -> dict[str, Any]:
     """Return the entry of a file."""
+    if isinstance(taken, DroppedError):
+        return {"name": name, "dropped": str(taken)}
     try:
-        if isinstance(taken, DroppedError):
-            raise taken
         selection.admit(taken)
     except DroppedError as reason:
         return {"name": name, "dropped": str(reason)}
@@ -205,19 +224,19 @@ def _members(path: Path, suffixes: set[str]) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                taken = Path(member.name).suffix.lower() in suffixes and member.size <= _LARGEST_FILE
-                if taken and (file := archive.extractfile(member)) is not None:
+                wanted = Path(member.name).suffix.lower() in suffixes and member.size <= _LARGEST_FILE
+                if wanted and member.isfile() and (file := archive.extractfile(member)) is not None:
                     yield f"{path}/{member.name}", file.read()
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{path} is not a whole tar archive: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} is not a whole tar archive: {str(error).splitlines()[0]}") from error
 
 
 class Store:
     """Random crops of a store's pictures, made on the device that holds the samples."""
 
     def __init__(self, store: Path, device: torch.device) -> None:
-        index = json.loads((store / _INDEX).read_text())["pictures"]
-        samples = torch.from_numpy(np.memmap(store / "pixels.bin", np.uint8, "c"))
+        index = _index(store)["pictures"]
+        samples = torch.from_numpy(np.memmap(store / _SAMPLES, np.uint8, "c"))
         self.samples = samples.to(device)
         self.sizes = [tuple(entry["size"]) for entry in index]
         lengths = np.array([3 * height * width for height, width in self.sizes])
