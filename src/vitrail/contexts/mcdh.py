@@ -61,9 +61,10 @@ class MCDHContext(ContextModel):
         self.weigh, self.mix = kit.weigh, kit.mix
         query_levels = math.isqrt(levels(d // part.heads, 1))
         self.grids = nn.ModuleList(kit.grid(count) for count in (query_levels, query_levels, _VALUE_LEVELS))
-        contexts = 2 * m * (part.local_context + part.global_context)
-        widths = [*part.hidden, parameters * m]
-        self.networks = ParameterNetworks([features, *([contexts] if contexts else [])], widths, 1, "relu", kit)
+        # Inputs of unlike sizes, such as means and other features, come apart: each then has a grid of its own.
+        contexts = part.local_context + part.global_context
+        self.inputs = [m, *([features - m] if features > m else []), *[m] * (2 * contexts)]
+        self.networks = ParameterNetworks(self.inputs, [*part.hidden, parameters * m], 1, "relu", kit)
 
     def channels(self, step: int) -> slice:
         """All channels, at every step."""
@@ -97,8 +98,7 @@ class MCDHContext(ContextModel):
 
     def parameters_of(self, features: Tensor, contexts: Sequence[Tensor]) -> Tensor:
         """Map features (B, n, F) and contexts (B, n, 2 M) to parameters (B, P, M, n)."""
-        inputs = [features, torch.cat(list(contexts), -1)] if contexts else [features]
-        output: Tensor = self.networks(0, *inputs)
+        output: Tensor = self.networks(0, *torch.cat([features, *contexts], -1).split(self.inputs, -1))
         return output.transpose(1, 2).unflatten(1, (self.outputs, self.latents))
 
     # -- the single pass -------------------------------------------------------------------------------------------
