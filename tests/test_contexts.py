@@ -14,6 +14,7 @@ from vitrail.orders import whole
 
 M, F, P = 16, 24, 2
 SMALL = config.EContextformer(width=16, layers=4, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,))
+CONTEXTFORMER = config.Contextformer(segments=2, width=16, layers=1, heads=2, mlp=2, window=4, norm="l1", hidden=(32,))
 MCDH = config.MCDHContext(width=16, heads=2, hidden=(32,))
 PARTS = {
     "econtextformer sfo": SMALL,
@@ -21,6 +22,8 @@ PARTS = {
     "econtextformer no sfg": replace(SMALL, sfg=False),
     "econtextformer paper": replace(SMALL, norm="layer", activation="gelu", segments=2),
     "econtextformer own parameters": replace(SMALL, shared_parameters=False),
+    "contextformer cfo": CONTEXTFORMER,
+    "contextformer sfo": replace(CONTEXTFORMER, order="sfo"),
     "checkerboard sfo": config.CheckerboardContext(width=16, hidden=(32,)),
     "checkerboard cfo": config.CheckerboardContext(order="cfo", width=16, hidden=(32,)),
     "none": config.NoContext((32,)),
@@ -54,8 +57,8 @@ def stepwise(model: ContextModel, symbols: Tensor, features: Tensor) -> Tensor:
     walk = model.walk(features)
     result = symbols.new_full((len(symbols), P, M, symbols[0, 0].numel()), torch.nan)
     for step, group in enumerate(model.order.sequence(*symbols.shape[2:])):
-        result[:, :, model.channels(step), positions[group.phase]] = walk.predict(step)
-        walk.update(step, model.take(step, symbols, positions))
+        result[:, :, model.channels(group), positions[group.phase]] = walk.predict(step)
+        walk.update(step, model.take(group, symbols, positions))
     return result.unflatten(-1, symbols.shape[2:])
 
 
@@ -79,11 +82,11 @@ def test_a_later_group_changes_no_earlier_parameter(model: ContextModel, size: t
     positions, groups = model.order.positions(*size), model.order.sequence(*size)
     for step, group in enumerate(groups):
         changed = symbols.clone().flatten(2)
-        changed[:, model.channels(step), positions[group.phase]] += 5
+        changed[:, model.channels(group), positions[group.phase]] += 5
         after = model(changed.view_as(symbols), features)
         for earlier in range(step + 1):
             at = positions[groups[earlier].phase]
-            channels = model.channels(earlier)
+            channels = model.channels(groups[earlier])
             assert torch.equal(before.flatten(3)[:, :, channels, at], after.flatten(3)[:, :, channels, at]), (
                 f"group {step} reaches group {earlier}"
             )
@@ -102,11 +105,11 @@ def test_gradients_of_a_group_flow_from_earlier_groups_alone(model: ContextModel
     symbols.requires_grad_()
     parameters = model(symbols, features).flatten(3)
     for step, group in enumerate(groups):
-        total = parameters[:, :, model.channels(step), positions[group.phase]].square().sum()
+        total = parameters[:, :, model.channels(group), positions[group.phase]].square().sum()
         gradient = torch.autograd.grad(total, symbols, retain_graph=True, allow_unused=True)[0]
         for other in range(step, len(groups)):
             if gradient is not None:
-                assert not model.take(other, gradient, positions).any()
+                assert not model.take(groups[other], gradient, positions).any()
 
 
 @torch.no_grad()
@@ -219,11 +222,11 @@ def test_mcdh_matches_patches_by_their_shape_not_their_size() -> None:
     assert torch.allclose(once, twice, rtol=1e-2)
 
 
-@pytest.mark.parametrize("part", [SMALL, MCDH, replace(MCDH, order="raster"), PARTS["checkerboard sfo"]])
+@pytest.mark.parametrize("part", [SMALL, CONTEXTFORMER, MCDH, replace(MCDH, order="raster"), PARTS["checkerboard sfo"]])
 @torch.no_grad()
 def test_exact_walks_equal_exact_passes(part: config.Context) -> None:
     torch.manual_seed(0)
-    if isinstance(part, config.EContextformer):
+    if isinstance(part, config.EContextformer | config.Contextformer):
         part = replace(part, norm="l1", activation="relu")
     model = contexts.build(part, M, F, P, EXACT)
     symbols, features = (x.float() for x in inputs(7, 9))

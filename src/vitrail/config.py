@@ -118,6 +118,22 @@ class EContextformer:
 
 
 @dataclass(frozen=True)
+class Contextformer:
+    """The serial baseline: a sliding window of `window` x `window` positions, nothing kept between steps (2022)."""
+
+    segments: int = 4
+    order: str = "cfo"
+    width: int = 384
+    layers: int = 8
+    heads: int = 12
+    mlp: int = 4
+    window: int = 16
+    norm: str = "layer"
+    activation: str = "gelu"
+    hidden: tuple[int, ...] = (704, 640)
+
+
+@dataclass(frozen=True)
 class MCDHContext:
     """A local context, and a global one by attention over earlier positions (MCDH, arXiv 2309.10799).
 
@@ -147,7 +163,7 @@ class Mixture:
 
 Transform = ConvTransform | LightTransform | AGWinT
 Hyperprior = ConvHyperprior | LightHyperprior | DualHyperprior
-Context = NoContext | CheckerboardContext | EContextformer | MCDHContext
+Context = NoContext | CheckerboardContext | EContextformer | Contextformer | MCDHContext
 Distribution = Gaussian | Mixture
 
 _PARTS: dict[str, type] = {
@@ -162,6 +178,7 @@ _PARTS: dict[str, type] = {
         NoContext,
         CheckerboardContext,
         EContextformer,
+        Contextformer,
         MCDHContext,
         Gaussian,
         Mixture,
@@ -253,6 +270,7 @@ CONFIGS: dict[str, ModelConfig] = {
             exact=True,
         ),
         ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
+        ModelConfig("contextformer", ConvTransform(), ConvHyperprior(kernel=3), Contextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vitrail import contexts, distributions, hyperpriors, rate, transforms
 from vitrail.coding import LIMIT, RangeDecoder, RangeEncoder, SymbolCoder
-from vitrail.config import ConvHyperprior, EContextformer, Mixture, ModelConfig
+from vitrail.config import Contextformer, ConvHyperprior, EContextformer, Mixture, ModelConfig
 from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
@@ -232,7 +232,7 @@ class Model(nn.Module):
             walk = self.context.single_pass(torch.from_numpy(latents.y).to(device).float().unsqueeze(0), features)
         for step, group in enumerate(self.context.order.sequence(h, w)):
             parameters = walk.predict(step)[0].float()
-            channels, at = self.context.channels(step), positions[group.phase].numpy()
+            channels, at = self.context.channels(group), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)
             scale = usual[channels].expand(-1, len(at)).flatten()
             coded = self.distribution.code(coder, parameters.flatten(1), scale, symbols)
@@ -279,7 +279,7 @@ class Model(nn.Module):
 
 
 def _require_exact(config: ModelConfig) -> None:
-    float_context = isinstance(config.context, EContextformer) and (
+    float_context = isinstance(config.context, EContextformer | Contextformer) and (
         config.context.norm != "l1" or config.context.activation != "relu"
     )
     if isinstance(config.hyperprior, ConvHyperprior) or isinstance(config.distribution, Mixture) or float_context:

@@ -43,15 +43,23 @@ class Order:
         return [torch.nonzero(phase == index).flatten() for index in range(self.phases)]
 
 
-class Raster(Order):
-    """Position after position in row-major order, all channels at once; how many depends on the latent's size."""
+@dataclass(frozen=True)
+class Serial(Order):
+    """One position of one segment after another, positions in row-major order; how many depends on the latent's size.
 
-    def __init__(self) -> None:
-        super().__init__(1, 0, ())
+    `sfo`: all positions of a segment, then the next segment; else all segments at a position (cfo).
+    """
+
+    phases: int = 0
+    groups: tuple[Group, ...] = ()
+    sfo: bool = True
 
     def sequence(self, height: int, width: int) -> tuple[Group, ...]:
         """See `Order`."""
-        return tuple(Group(0, index) for index in range(height * width))
+        places, segments = range(height * width), range(self.segments)
+        if self.sfo:
+            return tuple(Group(segment, place) for segment in segments for place in places)
+        return tuple(Group(segment, place) for place in places for segment in segments)
 
     def positions(self, height: int, width: int) -> list[Tensor]:
         """See `Order`."""

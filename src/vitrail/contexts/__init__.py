@@ -7,6 +7,7 @@ Contract: `order` lists the groups; `forward(symbols, features)` gives the param
 
 from vitrail import config
 from vitrail.contexts.base import ContextModel, Walk
+from vitrail.contexts.contextformer import Contextformer
 from vitrail.contexts.convolutional import CheckerboardContext, NoContext
 from vitrail.contexts.econtextformer import EContextformer
 from vitrail.contexts.mcdh import MCDHContext
@@ -21,6 +22,8 @@ def build(part: config.Context, latents: int, features: int, parameters: int, ki
         return NoContext(part, latents, features, parameters, kit)
     if isinstance(part, config.CheckerboardContext):
         return CheckerboardContext(part, latents, features, parameters, kit)
+    if isinstance(part, config.Contextformer):
+        return Contextformer(part, latents, features, parameters, kit)
     if isinstance(part, config.MCDHContext):
         return MCDHContext(part, latents, features, parameters, kit)
     return EContextformer(part, latents, features, parameters, kit)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vitrail.errors import ModelError
 from vitrail.layers import Kit, mlp
-from vitrail.orders import Order
+from vitrail.orders import Group, Order
 
 
 class Walk(ABC):
@@ -47,15 +47,14 @@ class ContextModel(nn.Module, ABC):
         """Start a traversal for an encoder, whose parameters all come from one masked pass."""
         return _Known(self, self(symbols, features), (symbols.shape[2], symbols.shape[3]))
 
-    def channels(self, step: int) -> slice:
+    def channels(self, group: Group) -> slice:
         """Return the latent channels of a group."""
-        first = self.order.groups[step].segment * self.segment_channels
+        first = group.segment * self.segment_channels
         return slice(first, first + self.segment_channels)
 
-    def take(self, step: int, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
+    def take(self, group: Group, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
         """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""
-        group = self.order.sequence(latent.shape[2], latent.shape[3])[step]
-        return latent[:, self.channels(step)].flatten(2)[:, :, positions[group.phase]]
+        return latent[:, self.channels(group)].flatten(2)[:, :, positions[group.phase]]
 
 
 class _Known(Walk):
@@ -64,7 +63,8 @@ class _Known(Walk):
         self.sequence, self.positions = model.order.sequence(*size), model.order.positions(*size)
 
     def predict(self, step: int) -> Tensor:
-        return self.parameters[:, :, self.model.channels(step)][..., self.positions[self.sequence[step].phase]]
+        group = self.sequence[step]
+        return self.parameters[:, :, self.model.channels(group)][..., self.positions[group.phase]]
 
     def update(self, step: int, symbols: Tensor) -> None:
         pass
@@ -97,3 +97,11 @@ class ParameterNetworks(nn.Module):
         for layer in rest:
             x = layer(x)
         return x
+
+
+def norm(name: str, width: int, kit: Kit) -> nn.Module:
+    """Return a transformer's norm: l1, or layer, which has no exact form. Raises `ModelError` for another name."""
+    norms = {"l1": kit.norm, "layer": nn.LayerNorm}
+    if name not in norms:
+        raise ModelError(f"no norm is called {name!r}; there are {', '.join(norms)}")
+    return norms[name](width)

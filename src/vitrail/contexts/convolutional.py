@@ -56,8 +56,8 @@ class CheckerboardContext(ContextModel):
         parameters = symbols.new_zeros(len(symbols), self.outputs, self.latents, symbols[0, 0].numel())
         for step, group in enumerate(self.order.groups):
             predicted = walk.predict(step).to(parameters.dtype)
-            parameters[:, :, self.channels(step), walk.positions[group.phase]] = predicted
-            walk.update(step, self.take(step, symbols, walk.positions))
+            parameters[:, :, self.channels(group), walk.positions[group.phase]] = predicted
+            walk.update(step, self.take(group, symbols, walk.positions))
         return parameters.unflatten(-1, symbols.shape[2:])
 
     def walk(self, features: Tensor) -> "_CheckerboardWalk":
@@ -88,6 +88,6 @@ class _CheckerboardWalk(Walk):
     def update(self, step: int, symbols: Tensor) -> None:
         # A new tensor each time: training differentiates through what earlier steps saw.
         following = self.symbols.clone()
-        positions = self.positions[self.model.order.groups[step].phase]
-        following[:, self.model.channels(step), positions] = symbols.to(following.dtype)
+        group = self.model.order.groups[step]
+        following[:, self.model.channels(group), self.positions[group.phase]] = symbols.to(following.dtype)
         self.symbols = following

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail import config
-from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
+from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk, norm
 from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit, mlp
@@ -145,9 +145,9 @@ class _Attention(nn.Module):
 class _Block(nn.Module):
     def __init__(self, part: config.EContextformer, shift: bool, tokens: int, relations: int, kit: Kit) -> None:
         super().__init__()
-        self.norm1 = _norm(part, kit)
+        self.norm1 = norm(part.norm, part.width, kit)
         self.attention = _Attention(part, shift, tokens, relations, kit)
-        self.norm2 = _norm(part, kit)
+        self.norm2 = norm(part.norm, part.width, kit)
         self.mlp = mlp([part.width], [part.mlp * part.width, part.width], part.activation, kit)
 
     def forward(self, x: Tensor, geometry: _Geometry, relation: Tensor, mask: Tensor, cache: "_Cache | None") -> Tensor:
@@ -202,7 +202,7 @@ class EContextformer(ContextModel):
         self.blocks = nn.ModuleList(
             _Block(part, bool(layer % 2), len(sources), relations, kit) for layer in range(part.layers)
         )
-        self.norm = _norm(part, kit)
+        self.norm = norm(part.norm, part.width, kit)
         self.networks = ParameterNetworks(
             [features, part.width],
             [*part.hidden, parameters * self.segment_channels],
@@ -269,8 +269,7 @@ class EContextformer(ContextModel):
         positions = [phase.to(symbols.device) for phase in self.order.positions(height, width)]
         first = [] if self.part.sfg else [self.start.expand(batch, *geometry.size, -1)]
         placed = [
-            self.place(self.take(step, symbols, positions), group.phase, geometry)
-            for step, group in enumerate(self.order.groups[:-1])
+            self.place(self.take(group, symbols, positions), group.phase, geometry) for group in self.order.groups[:-1]
         ]
         contexts = self.encode(torch.stack(first + placed, 1), self.tokens, geometry)
         tokens = features.flatten(2).transpose(1, 2)
@@ -280,7 +279,7 @@ class EContextformer(ContextModel):
             context = contexts[:, step - lead] if step >= lead else None
             at = positions[group.phase]
             predicted = self.predict(step, context, tokens[:, at], geometry)
-            parameters[:, :, self.channels(step), at] = predicted.to(parameters.dtype)
+            parameters[:, :, self.channels(group), at] = predicted.to(parameters.dtype)
         return parameters.unflatten(-1, (height, width))
 
     def walk(self, features: Tensor) -> Walk:
@@ -324,13 +323,6 @@ class _EContextformerWalk(Walk):
         empty = torch.zeros_like(self.values[-1])
         values = torch.stack([self.values[index] if index <= token else empty for index in tokens], 1)
         return self.model.encode(values, tokens, self.geometry)[:, token]
-
-
-def _norm(part: config.EContextformer, kit: Kit) -> nn.Module:
-    norms = {"l1": kit.norm, "layer": nn.LayerNorm}
-    if part.norm not in norms:
-        raise ModelError(f"no norm is called {part.norm!r}; there are {', '.join(norms)}")
-    return norms[part.norm](part.width)
 
 
 def _relations(sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer) -> tuple[Tensor, int]:

@@ -26,7 +26,7 @@ from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk
 from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit
-from vitrail.orders import Raster, sfo
+from vitrail.orders import Serial, sfo
 from vitrail.windows import MASKED
 
 _REACH = 2
@@ -43,7 +43,7 @@ class MCDHContext(ContextModel):
     """See the module's text; `local_context` and `global_context` switch the two off, for ablations."""
 
     def __init__(self, part: config.MCDHContext, latents: int, features: int, parameters: int, kit: Kit) -> None:
-        orders = {"raster": Raster(), "checkerboard": sfo(1)}
+        orders = {"raster": Serial(1), "checkerboard": sfo(1)}
         if part.order not in orders or part.width % part.heads:
             raise ModelError(f"MCDH's order is one of {', '.join(orders)}, its width a multiple of its heads")
         super().__init__(orders[part.order], latents, parameters)
@@ -65,10 +65,6 @@ class MCDHContext(ContextModel):
         contexts = part.local_context + part.global_context
         self.inputs = [m, *([features - m] if features > m else []), *[m] * (2 * contexts)]
         self.networks = ParameterNetworks(self.inputs, [*part.hidden, parameters * m], 1, "relu", kit)
-
-    def channels(self, step: int) -> slice:
-        """All channels, at every step."""
-        return slice(0, self.latents)
 
     # -- pieces that the pass and the walk share; tokens are (B, n, …) ---------------------------------------------
 

@@ -183,8 +183,8 @@ def _parameters(model: Model, latents: Latents, quality: int) -> str:
         walk = context.walk(features)
         stepwise = torch.zeros_like(results[0]).flatten(3)
         for step, group in enumerate(context.order.sequence(*size)):
-            stepwise[:, :, context.channels(step), positions[group.phase].to(device)] = walk.predict(step)
-            walk.update(step, context.take(step, y_in, [phase.to(device) for phase in positions]))
+            stepwise[:, :, context.channels(group), positions[group.phase].to(device)] = walk.predict(step)
+            walk.update(step, context.take(group, y_in, [phase.to(device) for phase in positions]))
         results.append(stepwise)
     return _same(_digest(result.cpu().numpy()) for result in results)
 
