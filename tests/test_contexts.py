@@ -52,16 +52,6 @@ def inputs(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor]:
     return symbols, torch.randn(batch, F, height, width).double()
 
 
-def stepwise(model: ContextModel, symbols: Tensor, features: Tensor) -> Tensor:
-    positions = model.order.positions(*symbols.shape[2:])
-    walk = model.walk(features)
-    result = symbols.new_full((len(symbols), P, M, symbols[0, 0].numel()), torch.nan)
-    for step, group in enumerate(model.order.sequence(*symbols.shape[2:])):
-        result[:, :, model.channels(group), positions[group.phase]] = walk.predict(step)
-        walk.update(step, model.take(group, symbols, positions))
-    return result.unflatten(-1, symbols.shape[2:])
-
-
 @pytest.fixture(params=PARTS.values(), ids=PARTS.keys())
 def model(request: pytest.FixtureRequest) -> ContextModel:
     return build(request.param)
@@ -71,7 +61,7 @@ def model(request: pytest.FixtureRequest) -> ContextModel:
 @torch.no_grad()
 def test_walk_equals_the_single_pass(model: ContextModel, size: tuple[int, int]) -> None:
     symbols, features = inputs(*size)
-    assert torch.allclose(stepwise(model, symbols, features), model(symbols, features), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(model.stepwise(symbols, features), model(symbols, features), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 8)])
@@ -124,7 +114,7 @@ def test_pictures_of_a_batch_do_not_meet(model: ContextModel) -> None:
 def test_optimisations_that_may_not_change_the_result(order: str) -> None:
     symbols, features = inputs(7, 9)
     results = [
-        stepwise(build(replace(SMALL, order=order, egr=egr, cache=cache)), symbols, features)
+        build(replace(SMALL, order=order, egr=egr, cache=cache)).stepwise(symbols, features)
         for egr, cache in [(True, True), (True, False), (False, False)]
     ]
     for result in results[1:]:
@@ -172,7 +162,7 @@ def test_a_mask_that_lets_one_later_group_through_is_caught(monkeypatch: pytest.
     symbols, features = inputs(8, 8)
     with torch.enable_grad():  # without gradients hidden keys are not even scored
         passed = model(symbols, features)
-    assert not torch.allclose(stepwise(model, symbols, features), passed)
+    assert not torch.allclose(model.stepwise(symbols, features), passed)
 
 
 @pytest.mark.parametrize("kit", [FLOAT, EXACT])
@@ -232,4 +222,4 @@ def test_exact_walks_equal_exact_passes(part: config.Context) -> None:
     symbols, features = (x.float() for x in inputs(7, 9))
     model(symbols, features)
     model.eval()
-    assert torch.equal(stepwise(model, symbols, features), model(symbols, features))
+    assert torch.equal(model.stepwise(symbols, features), model(symbols, features))

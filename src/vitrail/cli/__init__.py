@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vitrail.cli.ablate import ablate
+from vitrail.cli.bench import bench
 from vitrail.cli.compress import compress
 from vitrail.cli.data import data
 from vitrail.cli.decompress import decompress
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, models, eval_, data, train, ablate, selfcheck):
+for command in (compress, decompress, info, models, eval_, bench, data, train, ablate, selfcheck):
     main.add_command(command)

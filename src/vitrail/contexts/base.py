@@ -47,6 +47,17 @@ class ContextModel(nn.Module, ABC):
         """Start a traversal for an encoder, whose parameters all come from one masked pass."""
         return _Known(self, self(symbols, features), (symbols.shape[2], symbols.shape[3]))
 
+    def stepwise(self, symbols: Tensor, features: Tensor) -> Tensor:
+        """Return what `forward` does, by the walk."""
+        size = (symbols.shape[2], symbols.shape[3])
+        positions = [phase.to(symbols.device) for phase in self.order.positions(*size)]
+        walk = self.walk(features)
+        parameters = symbols.new_zeros(len(symbols), self.outputs, self.latents, size[0] * size[1])
+        for step, group in enumerate(self.order.sequence(*size)):
+            parameters[:, :, self.channels(group), positions[group.phase]] = walk.predict(step).to(parameters.dtype)
+            walk.update(step, self.take(group, symbols, positions))
+        return parameters.unflatten(-1, size)
+
     def channels(self, group: Group) -> slice:
         """Return the latent channels of a group."""
         first = group.segment * self.segment_channels

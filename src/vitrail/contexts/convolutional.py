@@ -52,13 +52,7 @@ class CheckerboardContext(ContextModel):
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
         """See `ContextModel`."""
-        walk = self.walk(features)
-        parameters = symbols.new_zeros(len(symbols), self.outputs, self.latents, symbols[0, 0].numel())
-        for step, group in enumerate(self.order.groups):
-            predicted = walk.predict(step).to(parameters.dtype)
-            parameters[:, :, self.channels(group), walk.positions[group.phase]] = predicted
-            walk.update(step, self.take(group, symbols, walk.positions))
-        return parameters.unflatten(-1, symbols.shape[2:])
+        return self.stepwise(symbols, features)
 
     def walk(self, features: Tensor) -> "_CheckerboardWalk":
         """See `ContextModel`."""

@@ -1,37 +1,65 @@
-"""What a model computes: multiply-accumulates, counted by PyTorch's own counter while a picture is coded."""
+"""What a model computes: multiply-accumulates, counted by PyTorch's own counter, part by part."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.config import ModelConfig
-from vitrail.model import Model
+from vitrail.model import HYPER_STRIDE, STRIDE, Model
 
 SIZE = (512, 768)
-"""Rows and columns of the picture that is counted: that of Kodak's."""
+"""Rows and columns of the pictures that are counted by default: those of Kodak."""
 
 
 class Cost(NamedTuple):
-    """Thousands of multiply-accumulates a pixel of `SIZE`."""
+    """Thousands of multiply-accumulates a pixel; attention is counted, elementwise work is not."""
 
-    encode: float
-    decode: float
+    analysis: float
+    hyper_analysis: float
+    hyper_synthesis: float
+    context_encode: float
+    """With the parameter networks, as `context_decode`: one masked pass of exact models, the walk of others."""
+    context_decode: float
+    synthesis: float
+
+    @property
+    def encode(self) -> float:
+        """All that an encoder runs; the hyper-synthesis twice, for the mean and for the features."""
+        return self.analysis + self.hyper_analysis + 2 * self.hyper_synthesis + self.context_encode
+
+    @property
+    def decode(self) -> float:
+        """All that a decoder runs; the hyper-synthesis twice, as in the encoder."""
+        return 2 * self.hyper_synthesis + self.context_decode + self.synthesis
 
 
 @torch.no_grad()
-def count(config: ModelConfig, quality: int = 50) -> Cost:
-    """Count what coding and decoding a smooth picture takes; neither weights nor content matter."""
+def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
+    """Count for a picture of `size`, whose sides are multiples of 64; neither weights nor content matter."""
     model = Model(config).requires_grad_(False).eval()  # the counter's hooks look for gradients
-    model.freeze()
-    height, width = SIZE
-    x = torch.linspace(0, 1, width).expand(1, 3, height, width)
+    height, width = size
+    quality = torch.full((1,), 50.0)
+    x = torch.zeros(1, 3, height, width)
+    y = torch.zeros(1, config.latents, height // STRIDE, width // STRIDE)
+    z = torch.zeros(1, model.hyperprior.channels, *(side // HYPER_STRIDE for side in y.shape[2:]))
+    features = torch.zeros(1, model.hyperprior.features, *y.shape[2:])
+    context = model.context
+    calls: list[Callable[[], object]] = [
+        lambda: model.transform.analysis(x, quality),
+        lambda: model.hyperprior.analysis(y),
+        lambda: model.hyperprior.synthesis(z),
+        lambda: (context if config.exact else context.stepwise)(y, features),
+        lambda: context.stepwise(y, features),
+        lambda: model.transform.synthesis(y, quality),
+    ]
+    return Cost(*(_counted(call) / 1000 / (height * width) for call in calls))
+
+
+def _counted(call: Callable[[], object]) -> float:
     # Fused attention on a CPU is not counted; written out it is.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as encoding:
-        encoder = RangeEncoder()
-        model.traverse(encoder, SIZE, quality, model.latents(x, quality))
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as decoding:
-        model.reconstruct(model.traverse(RangeDecoder(encoder.finish()), SIZE, quality), SIZE, quality)
-    return Cost(*(each.get_total_flops() / 2 / 1000 / (height * width) for each in (encoding, decoding)))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops() / 2

@@ -172,7 +172,6 @@ def _parameters(model: Model, latents: Latents, quality: int) -> str:
     z_hat = torch.from_numpy(latents.z).to(device).float().unsqueeze(0)
     size = (symbols.shape[2], symbols.shape[3])
     context = model.context
-    positions = context.order.positions(*size)
     results = []
     for layout in (torch.contiguous_format, torch.channels_last):
         z_in, y_in = z_hat.contiguous(memory_format=layout), symbols.contiguous(memory_format=layout)
@@ -180,12 +179,7 @@ def _parameters(model: Model, latents: Latents, quality: int) -> str:
         results.append(context(y_in, features))
         pair = model.features(torch.cat([z_in.flip(2), z_in]), torch.full((2,), float(quality), device=device), size)
         results.append(context(torch.cat([y_in.flip(3), y_in]), pair)[1:])
-        walk = context.walk(features)
-        stepwise = torch.zeros_like(results[0]).flatten(3)
-        for step, group in enumerate(context.order.sequence(*size)):
-            stepwise[:, :, context.channels(group), positions[group.phase].to(device)] = walk.predict(step)
-            walk.update(step, context.take(group, y_in, [phase.to(device) for phase in positions]))
-        results.append(stepwise)
+        results.append(context.stepwise(y_in, features))
     return _same(_digest(result.cpu().numpy()) for result in results)
 
 
