@@ -71,4 +71,4 @@ def test_rate_and_error_stay_sane(name: str, draw: Callable[[], Image.Image]) ->
     assert sizes == sorted(sizes)
     assert sizes[-1] < pixels.size / 3  # photographs take a twelfth
     assert errors[2] <= errors[1] <= errors[0]
-    assert errors[0] < 1.05 * of_mean_colour + 40  # 40: 32 dB
+    assert errors[0] < 1.05 * of_mean_colour + 65  # 65: 30 dB; photographs have 25 at quality 10

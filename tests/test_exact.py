@@ -156,13 +156,7 @@ def test_walk_and_single_pass_give_the_same_numbers(model: Model) -> None:
     z_hat = torch.from_numpy(latents.z).float()[None]
     features = model.features(z_hat, torch.tensor([30.0]), (7, 9))
     single: Tensor = model.context(symbols, features)
-    positions = model.context.order.positions(7, 9)
-    walk = model.context.walk(features)
-    for step, group in enumerate(model.context.order.groups):
-        at = positions[group.phase]
-        expected = single.flatten(3)[:, :, model.context.channels(step), at]
-        assert torch.equal(walk.predict(step), expected)
-        walk.update(step, model.context.take(step, symbols, positions))
+    assert torch.equal(model.context.stepwise(symbols, features), single)
     both = model.context(torch.cat([symbols, symbols.flip(2)]), torch.cat([features, features.flip(2)]))
     assert torch.equal(both[:1], single)
 

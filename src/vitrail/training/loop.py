@@ -88,6 +88,7 @@ def train(
     form at the end (docs/training.md). Raises `VitrailError`.
     """
     pictures = validation.pictures(valid)
+    out.mkdir(parents=True, exist_ok=True)
     # The momentum of a dead channel fades into denormal floats, which are a hundred times slower.
     torch.set_flush_denormal(True)
     fabric = Fabric(
