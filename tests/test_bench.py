@@ -41,7 +41,12 @@ def test_bench() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nothing"], "nothing"), (["mcdh-s", "--size", "8x8"], "768x512"), (["mcdh-s", "--size", "large"], "768x512")],
+    [
+        (["nothing"], "nothing"),
+        (["mcdh-s", "--size", "8x8"], "768x512"),
+        (["mcdh-s", "--size", "large"], "768x512"),
+        (["mcdh-s", "--size", "99999x99999"], "smaller"),
+    ],
 )
 def test_bench_says_what_is_wrong(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(main, ["bench", *arguments])

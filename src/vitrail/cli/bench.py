@@ -10,9 +10,11 @@ from vitrail.errors import UsageError
 
 
 def _size(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
-    if not (found := re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)) or min(width := int(found[1]), int(found[2])) < 16:
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if min(size) < 16:
         raise UsageError(f"--size is {value!r}; give width x height of at least 16 pixels, such as 768x512")
-    return width, int(found[2])
+    return size
 
 
 @click.command()
@@ -26,7 +28,10 @@ def bench(names: tuple[str, ...], size: tuple[int, int], device: str, runs: int,
 
     A NAME is a model of the package, a weights file, or a config, which is then measured untrained.
     """
+    from vitrail.container import size_fault
     from vitrail.evaluation import bench as benches
 
+    if fault := size_fault(*size):
+        raise UsageError(f"--size: {fault}; give a smaller one")
     rows = [benches.run(name, size, device, runs) for name in names]
     click.echo(json.dumps([asdict(row) for row in rows]) if as_json else benches.table(rows))

@@ -107,9 +107,8 @@ class MCDHContext(ContextModel):
         for rows, columns in _tiles(height, width, self.part.tile):
             tokens = features[:, :, rows, columns].flatten(2).transpose(1, 2)
             predicted = self.parameters_of(tokens, self._contexts(padded, tokens, rows, columns))
-            parameters[..., rows, columns] = predicted.unflatten(-1, parameters[0, 0, 0, rows, columns].shape).to(
-                parameters.dtype
-            )
+            predicted = predicted.unflatten(-1, (rows.stop - rows.start, -1))
+            parameters[..., rows, columns] = predicted.to(parameters.dtype)
         return parameters
 
     def _contexts(self, padded: Tensor, tokens: Tensor, rows: slice, columns: slice) -> list[Tensor]:
