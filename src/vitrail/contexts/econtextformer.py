@@ -24,7 +24,7 @@ from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk, norm
 from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit, mlp
-from vitrail.orders import Group, checkered
+from vitrail.orders import Group, Order, checkered
 from vitrail.windows import MASKED
 
 # Positions; the masks of larger latents are not kept.
@@ -36,8 +36,9 @@ _WINDOWS = 8
 class _Geometry:
     """Slots, windows and masks of an h x w latent, padded to whole windows."""
 
-    def __init__(self, height: int, width: int, window: int, device: torch.device) -> None:
+    def __init__(self, order: Order, height: int, width: int, window: int, device: torch.device) -> None:
         self.window = window
+        self.positions = [phase.to(device) for phase in order.positions(height, width)]
         rows = -(-height // window) * window
         slots = -(-width // window) * window // 2
         self.size = (rows, slots)
@@ -217,7 +218,7 @@ class EContextformer(ContextModel):
         index = (height, width, device)
         found = self._geometry.get(index)
         if found is None:
-            found = _Geometry(height, width, self.part.window, device)
+            found = _Geometry(self.order, height, width, self.part.window, device)
             if height * width <= _REMEMBERED:
                 self._geometry = {index: found}
         return found
@@ -237,9 +238,11 @@ class EContextformer(ContextModel):
         keys = [*past, *tokens]
         area = self.part.window**2 // 2
         every = self.relation.unflatten(0, (-1, area)).unflatten(2, (-1, area))
-        relation = every[list(tokens)][:, :, keys].flatten(2).flatten(0, 1)
+        # Stacked, since an index list would be copied to the device, which a captured step may not do.
+        relation = torch.stack([every[token] for token in tokens])
+        relation = torch.stack([relation[:, :, key] for key in keys], 2).flatten(2).flatten(0, 1)
         masks = [geometry.mask(shift, tokens, keys, self.phases) for shift in (False, True)]
-        x = self.embed(values) + self.target[list(tokens)][:, None, None]
+        x = self.embed(values) + torch.stack([self.target[token] for token in tokens])[:, None, None]
         for index, block in enumerate(self.blocks):
             cache = caches[index] if caches is not None else None
             x = block(x, geometry, relation, masks[index % 2], cache)
@@ -266,7 +269,7 @@ class EContextformer(ContextModel):
         """See `ContextModel`."""
         batch, _, height, width = symbols.shape
         geometry = self.geometry(height, width, symbols.device)
-        positions = [phase.to(symbols.device) for phase in self.order.positions(height, width)]
+        positions = geometry.positions
         first = [] if self.part.sfg else [self.start.expand(batch, *geometry.size, -1)]
         placed = [
             self.place(self.take(group, symbols, positions), group.phase, geometry) for group in self.order.groups[:-1]
@@ -292,7 +295,6 @@ class _EContextformerWalk(Walk):
         batch, _, height, width = features.shape
         self.model = model
         self.geometry = model.geometry(height, width, features.device)
-        self.positions = [phase.to(features.device) for phase in model.order.positions(height, width)]
         self.features = features.flatten(2).transpose(1, 2)
         self.values: list[Tensor] = []
         if not model.part.sfg:
@@ -301,7 +303,7 @@ class _EContextformerWalk(Walk):
         self.caches = [_Cache(capacity) for _ in model.blocks]
 
     def predict(self, step: int) -> Tensor:
-        at = self.positions[self.model.order.groups[step].phase]
+        at = self.geometry.positions[self.model.order.groups[step].phase]
         context = self._context() if self.values else None
         return self.model.predict(step, context, self.features[:, at], self.geometry)
 

@@ -22,6 +22,7 @@ from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import optimizers, validation
 from vitrail.training.loss import RateDistortion
+from vitrail.training.replay import Replay
 from vitrail.training.store import SMALLEST_SIDE, Store
 
 CHECKPOINT = "checkpoint.pt"
@@ -35,7 +36,8 @@ _CALIBRATION_BATCHES = 8
 class Settings:
     """How a run is made; shares are of the time budget, `batch` counts the crops of one process.
 
-    The learning rates rise over `warmup`, stay flat, and fall linearly to zero over the last `decay`. Over the first
+    The learning rates rise over `warmup` to `highest` times their bases, stay flat, and fall linearly to `lowest` over
+    the last `decay`: a run can be left to another to finish, which begins where this one ends. Over the first
     `early`, crops have half the side, and there are four times as many. A model that is to be exact is so over the
     last `exact`.
     """
@@ -45,6 +47,8 @@ class Settings:
     batch: int = 4
     muon: float = 2e-3
     adamw: float = 1e-3
+    highest: float = 1.0
+    lowest: float = 0.0
     warmup: float = 0.02
     decay: float = 0.7
     early: float = 0.6
@@ -57,7 +61,8 @@ class Settings:
 
     def rate(self, progress: float) -> float:
         """Return the factor on the learning rates at a share 0..1 of the budget."""
-        return max(0.0, min(1.0, progress / self.warmup, (1 - progress) / self.decay))
+        falling = self.lowest + (self.highest - self.lowest) * max(0.0, 1 - progress) / self.decay
+        return min(self.highest, self.highest * progress / self.warmup, falling)
 
     def shape(self, progress: float) -> tuple[int, int]:
         """Return the count and the side of a step's crops at a share 0..1 of the budget."""
@@ -158,9 +163,11 @@ class _Run:
     def __init__(self, fabric: Fabric, model: Model, out: Path, settings: Settings) -> None:
         self.fabric, self.out, self.settings = fabric, out, settings
         self._adopt(model, model)
-        self.step = self.crops = self.skipped = 0
+        self.step = self.crops = 0
         self.seconds = 0.0
-        self.norm = math.inf
+        # On the device, where a recorded step changes them.
+        self.norm = torch.tensor(math.inf, device=fabric.device)
+        self.skipped = torch.tensor(0, device=fabric.device)
         self.points: list[validation.Point] = []
 
     def _adopt(self, model: Model, average: Model) -> None:
@@ -170,6 +177,7 @@ class _Run:
         built = optimizers.build(model, settings.muon, settings.adamw)
         self.optimizers: list[Any] = list(self.fabric.setup_optimizers(*built))
         self.averaged = AveragedModel(average, multi_avg_fn=_moving_average(settings.average))
+        self.replay: Replay | None = None
 
     def become_exact(self, data: Store) -> None:
         """Go on with the exact form of the model, its average and the optimizers' states."""
@@ -195,18 +203,24 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         optimizer_states = {f"optimizer{index}": item for index, item in enumerate(self.optimizers)}
-        counters = [self.step, self.crops, self.skipped, self.seconds, self.norm, self.model.config.exact]
+        counters = [self.step, self.crops, self.seconds, self.model.config.exact]
+        counters += [int(self.skipped), float(self.norm)]
         return {"module": self.module, "averaged": self.averaged, "counters": counters, **optimizer_states}
 
     def load(self, data: Store) -> None:
         try:
-            if self.fabric.load(self.out / CHECKPOINT)["counters"][-1]:
+            if self.fabric.load(self.out / CHECKPOINT)["counters"][3]:
                 self.become_exact(data)
             state = self._state()
             self.fabric.load(self.out / CHECKPOINT, state)
         except Exception as error:  # torch raises nearly anything for damaged and for foreign checkpoints
             raise UsageError(f"{self.out / CHECKPOINT} cannot be resumed: damaged, or of another model") from error
-        self.step, self.crops, self.skipped, self.seconds, self.norm, _ = state["counters"]
+        self.step, self.crops, self.seconds, _, skipped, norm = state["counters"]
+        self.skipped.fill_(skipped)
+        self.norm.fill_(norm)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"].to(self.fabric.device)
 
     def save(self) -> None:
         part = self.out / f"{CHECKPOINT}.part"
@@ -269,25 +283,47 @@ class _Run:
 
     def train_step(self, data: Store) -> Tensor:
         """Make a step. Returns the loss and its parts (4,)."""
-        for group, base in optimizers.rates(self.optimizers):
-            group["lr"] = base * self.settings.rate(self.progress)
+        optimizers.set_rates(self.optimizers, self.settings.rate(self.progress))
         x = data.batch(*self.settings.shape(self.progress))
-        loss, parts = self.module(x, stratified_qualities(len(x), x.device))
+        quality = stratified_qualities(len(x), x.device)
+        if x.device.type == "cuda" and self.fabric.world_size == 1 and not self.model.config.exact:
+            if self.replay is None or self.replay.shapes[0] != x.shape:
+                self.replay = None  # frees its memory first
+                self.replay = Replay(self.update, x, quality)
+            result = self.replay(x, quality).clone()
+        else:
+            result = self.update(x, quality)
+        self.step += 1
+        self.crops += len(x) * self.fabric.world_size
+        self.averaged.update_parameters(self.model)
+        return result
+
+    def update(self, x: Tensor, quality: Tensor) -> Tensor:
+        """Change the parameters after crops (B, 3, H, W). Returns the loss and its parts (4,)."""
+        loss, parts = self.module(x, quality)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         self.fabric.backward(loss)
-        # Clipped at twice its running mean, a spike does little harm, and growth is followed.
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 2 * self.norm))
-        self.step += 1
-        self.crops += len(x) * self.fabric.world_size
-        if math.isfinite(norm):
-            self.norm = norm if self.norm == math.inf else 0.95 * self.norm + 0.05 * min(norm, 2 * self.norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.averaged.update_parameters(self.model)
-        else:
-            self.skipped += 1
+        self.clip()
+        for optimizer in self.optimizers:
+            optimizer.step()
         return torch.cat([loss.detach()[None], parts])
+
+    @torch.no_grad()
+    def clip(self) -> None:
+        """Clip the gradient at twice its running mean: a spike does little harm, and growth is followed.
+
+        A gradient that is not finite counts as zero, and as skipped.
+        """
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        most, sound = 2 * self.norm, norm.isfinite()
+        for gradient in gradients:
+            gradient.nan_to_num_(0, 0, 0)
+        torch._foreach_mul_(gradients, torch.where(sound, (most / norm).clamp(max=1), 0.0))
+        followed = torch.where(most.isinf(), norm, 0.95 * self.norm + 0.05 * torch.minimum(norm, most))
+        self.norm.copy_(torch.where(sound, followed, self.norm))
+        self.skipped += ~sound
 
     def log(self, means: Tensor) -> dict[str, float]:
         loss, y_bpp, z_bpp, mse = means.tolist()
@@ -298,8 +334,8 @@ class _Run:
             "psnr": -10 * math.log10(max(mse, 1e-10)),
             "muon_rate": self.settings.muon * self.settings.rate(self.progress),
             "adamw_rate": self.settings.adamw * self.settings.rate(self.progress),
-            "gradient_norm": self.norm,
-            "skipped": self.skipped,
+            "gradient_norm": float(self.norm),
+            "skipped": int(self.skipped),
             "crops_per_second": self.crops / max(self.seconds, 1e-9),
         }
         self.fabric.log_dict({f"train/{name}": value for name, value in values.items()}, self.step)

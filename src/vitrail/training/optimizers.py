@@ -4,7 +4,7 @@ Muon (K. Jordan et al., 2024) makes each update's singular values equal. PyTorch
 convolution is handed to it as a matrix: its first dimension x all others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,17 +16,28 @@ from vitrail.model import Model
 class MatrixMuon(torch.optim.Muon):
     """`torch.optim.Muon` on weights of two or more dimensions, each seen as a matrix."""
 
-    def __init__(self, weights: list[nn.Parameter], lr: float) -> None:
+    def __init__(self, weights: list[nn.Parameter], lr: Tensor) -> None:
         self.weights = weights
-        self.views = [nn.Parameter(_matrix(weight.data)) for weight in weights]
-        super().__init__(self.views, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        # Its parameters are updates, which start at zero at every step: so the learning rate can be a tensor.
+        self.updates = [nn.Parameter(torch.zeros_like(_matrix(weight.data))) for weight in weights]
+        super().__init__(self.updates, lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.param_groups[0]["lr"] = lr
 
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update the weights from their gradients."""
-        for weight, view in zip(self.weights, self.views, strict=True):
-            view.data = _matrix(weight.data)
-            view.grad = None if weight.grad is None else _matrix(weight.grad.contiguous(memory_format=_layout(weight)))
-        return super().step(closure)
+        for weight, update in zip(self.weights, self.updates, strict=True):
+            assert weight.grad is not None
+            update.zero_()
+            update.grad = _matrix(weight.grad.contiguous(memory_format=_layout(weight)))
+        (group,) = self.param_groups
+        rate, group["lr"] = group["lr"], 1.0
+        loss = super().step(closure)
+        group["lr"] = rate
+        updates = [update.data for update in self.updates]
+        torch._foreach_mul_(updates, rate)
+        torch._foreach_add_([_matrix(weight.data) for weight in self.weights], updates)
+        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
@@ -44,7 +55,7 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 
 def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
-    """Return the optimizers for a model, with their base learning rates.
+    """Return the optimizers for a model, with their base learning rates, which are tensors (see `set_rates`).
 
     Linear transform paths, which start as principal components, learn at a tenth of AdamW's rate; tables over the
     quality scale at twice it; the prior of z at ten times, or it lags behind z for a thousand steps.
@@ -61,20 +72,33 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
             matrices.append(parameter)
         else:
             rest.append(parameter)
+
+    def rate(value: float) -> Tensor:
+        return torch.tensor(value, device=model.device)
+
     groups: list[dict[str, Any]] = [
-        {"params": slow, "lr": adamw / 10},
-        {"params": fast, "lr": adamw * 2},
-        {"params": prior, "lr": adamw * 10},
-        {"params": rest, "lr": adamw},
+        {"params": slow, "lr": rate(adamw / 10)},
+        {"params": fast, "lr": rate(adamw * 2)},
+        {"params": prior, "lr": rate(adamw * 10)},
+        {"params": rest, "lr": rate(adamw)},
     ]
-    return [
-        MatrixMuon(matrices, muon),
-        torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.99), weight_decay=0.0),
+    built = [
+        MatrixMuon(matrices, rate(muon)),
+        torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            capturable=model.device.type == "cuda",
+        ),
     ]
+    for optimizer in built:
+        for group in optimizer.param_groups:
+            group["base_lr"] = float(group["lr"])
+    return built
 
 
-def rates(optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[dict[str, Any], float]]:
-    """Yield every parameter group with its base learning rate."""
+def set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set the learning rates to their bases times a factor, in place: a recorded step reads them there."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            yield group, group.setdefault("base_lr", group["lr"])
+            group["lr"].fill_(factor * group["base_lr"])

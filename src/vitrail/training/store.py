@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,8 @@ SMALLEST_SIDE = 256
 KEPT = "kept"
 _INDEX = "index.json"
 _SAMPLES = "pixels.bin"
+# Of scale in a batch: crops of one factor are scaled together.
+_FACTORS = 8
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 # No photograph is longer; what is would have to be held in memory.
 _LARGEST_FILE = 2**28
@@ -262,27 +265,31 @@ class Store:
     def batch(self, count: int, crop: int) -> Tensor:
         """Return crops (count, 3, crop, crop) in 0..1, pictures drawn by area, flipped at random.
 
-        Three of four, where the picture is large enough, are scaled down by up to 2: this varies the content's scale
-        and removes what an earlier lossy format left.
+        Three of four are scaled down by up to 2, as far as the pictures are large enough: this varies the content's
+        scale and removes what an earlier lossy format left. Up to eight factors are drawn for a batch.
         """
         weights = np.where([min(size) >= crop for size in self.sizes], self.areas, 0)
         if not weights.any():
             raise UsageError(f"no photograph of the store has sides of {crop} pixels; choose a smaller crop")
         chosen = self.random.choice(len(weights), count, p=weights / weights.sum())
-        crops = [self._crop(int(index), crop) for index in chosen]
-        return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+        crops = [self._crops(part, crop) for part in np.array_split(chosen, min(count, _FACTORS))]
+        return torch.cat(crops).contiguous(memory_format=torch.channels_last)
 
-    def _crop(self, index: int, crop: int) -> Tensor:
+    def _crops(self, chosen: NDArray[np.int64], crop: int) -> Tensor:
+        """Return a crop of each chosen picture, all scaled by one factor."""
+        smallest = min(min(self.sizes[index]) for index in chosen)
+        factor = self.random.uniform(1, 2) if self.random.random() < 0.75 else 1.0
+        side = min(round(crop * factor), smallest)
+        pixels = torch.stack([self._cut(index, side) for index in chosen]).permute(0, 3, 1, 2).float() / 255
+        if side == crop:
+            return pixels
+        return functional.interpolate(pixels, (crop, crop), mode="bicubic", antialias=True, align_corners=False).clamp_(
+            0, 1
+        )
+
+    def _cut(self, index: int, side: int) -> Tensor:
         height, width = self.sizes[index]
-        most = min(2.0, height / crop, width / crop)
-        factor = self.random.uniform(1, most) if most > 1 and self.random.random() < 0.75 else 1.0
-        side = min(round(crop * factor), height, width)
         top = int(self.random.integers(height - side + 1))
         left = int(self.random.integers(width - side + 1))
-        pixels = self.picture(index)[top : top + side, left : left + side].permute(2, 0, 1).float() / 255
-        if side != crop:
-            pixels = functional.interpolate(
-                pixels[None], (crop, crop), mode="bicubic", antialias=True, align_corners=False
-            )[0].clamp(0, 1)
-        flips = [axis for axis in (1, 2) if self.random.random() < 0.5 and (axis == 2 or self.random.random() < 0.2)]
-        return pixels.flip(flips)
+        flips = [axis for axis in (0, 1) if self.random.random() < 0.5 and (axis == 1 or self.random.random() < 0.2)]
+        return self.picture(index)[top : top + side, left : left + side].flip(flips)

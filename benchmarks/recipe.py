@@ -1,0 +1,169 @@
+"""Compare levers of the training recipe: `python benchmarks/recipe.py STORE VALID OUT [ARM...]`.
+
+Each arm changes one thing about the training of econtextformer-s (float form) and has `MINUTES` of processor time on
+one thread, so that other work on the machine takes little from it; two arms run at a time. OUT/ARM.json keeps what an
+arm gave: a run that was cut off goes on with the arms that are missing. The table gives BD-rates of the validation
+pictures' estimated rates against the first arm.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrail import transforms
+from vitrail.config import CheckerboardContext, LightTransform, NoContext, named
+from vitrail.evaluation.bdrate import Curve, bd_rate
+from vitrail.model import Model
+from vitrail.straight import round_through
+from vitrail.training import loop, optimizers
+from vitrail.training.loop import Settings
+
+MINUTES = 5.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Changes to the settings and to the config, and code that is run before training."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[], None] = lambda: None
+
+
+def _adamw_alone(rate: float) -> Callable[[], None]:
+    def prepare() -> None:
+        def build(model: Model, _: float, adamw: float) -> list[torch.optim.Optimizer]:
+            muon, rest = original(model, 1.0, adamw)
+            weights = muon.weights  # type: ignore[attr-defined]
+            return [torch.optim.AdamW(weights, rate, betas=(0.9, 0.99), weight_decay=0.0), rest]
+
+        original = optimizers.build
+        optimizers.build = build
+
+    return prepare
+
+
+def _linear_rate(factor: float) -> Callable[[], None]:
+    def prepare() -> None:
+        def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
+            built = original(model, muon, adamw)
+            built[1].param_groups[0]["lr"] = adamw * factor  # the linear paths
+            return built
+
+        original = optimizers.build
+        optimizers.build = build
+
+    return prepare
+
+
+def _rounded_rate() -> None:
+    def rounded(model: Model, values: Tensor, symbols: Tensor) -> Tensor:
+        return round_through(values.float()) if model.training else symbols.float()
+
+    Model._noisy = rounded  # type: ignore[method-assign]
+
+
+def _universal_noise() -> None:
+    def universal(model: Model, values: Tensor, symbols: Tensor) -> Tensor:
+        if not model.training:
+            return symbols.float()
+        noise = torch.rand(len(values), 1, 1, 1) - 0.5  # one number for all elements of a picture
+        return round_through(values.float() + noise) - noise
+
+    Model._noisy = universal  # type: ignore[method-assign]
+
+
+def _uneven(analysis: tuple[int, int, int], synthesis: tuple[int, int, int]) -> Callable[[], None]:
+    def prepare() -> None:
+        def build(part: LightTransform, latents: int) -> Any:
+            one, other = (original(replace(part, blocks=blocks), latents) for blocks in (analysis, synthesis))
+            other.analysis_stages = one.analysis_stages  # type: ignore[union-attr]
+            return other
+
+        original = transforms.build
+        transforms.build = build  # type: ignore[assignment]
+
+    return prepare
+
+
+ARMS = {
+    "default": Arm(),
+    "default, seed 1": Arm({"seed": 1}),
+    "Muon 1e-3": Arm({"muon": 1e-3}),
+    "Muon 4e-3": Arm({"muon": 4e-3}),
+    "AdamW 1e-3 alone": Arm(prepare=_adamw_alone(1e-3)),
+    "AdamW 5e-4 beside Muon": Arm({"adamw": 5e-4}),
+    "AdamW 2e-3 beside Muon": Arm({"adamw": 2e-3}),
+    "linear paths at AdamW's full rate": Arm(prepare=_linear_rate(1.0)),
+    "linear paths fixed": Arm(prepare=_linear_rate(0.0)),
+    "average 0.99": Arm({"average": 0.99}),
+    "average 0.9995": Arm({"average": 0.9995}),
+    "decay over the last 40 %": Arm({"decay": 0.4}),
+    "decay over the last 95 %": Arm({"decay": 0.95}),
+    "crops of 128 throughout": Arm({"early": 1.0}),
+    "crops of 256 throughout": Arm({"early": 0.0}),
+    "half the batch": Arm({"batch": 2}),
+    "double batch": Arm({"batch": 8}),
+    "rate of rounded values": Arm(prepare=_rounded_rate),
+    "universal noise": Arm(prepare=_universal_noise),
+    "convolutional context, equal MACs": Arm(config={"context": CheckerboardContext()}),
+    "no context": Arm(config={"context": NoContext()}),
+    "encoder heavier": Arm(prepare=_uneven((1, 3, 2), (1, 1, 0))),
+    "decoder heavier": Arm(prepare=_uneven((1, 1, 0), (1, 3, 2))),
+    "half the time": Arm({"minutes": MINUTES / 2}),
+    "double time": Arm({"minutes": MINUTES * 2}),
+}
+
+
+def train(name: str, store: Path, valid: Path, out: Path) -> None:
+    """Train one arm, and write what it gave."""
+    arm = ARMS[name]
+    torch.set_num_threads(1)
+    loop.time = types.SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
+    arm.prepare()
+    settings = Settings(**{"minutes": MINUTES, "valid_minutes": 1e9, "save_minutes": 1e9, **arm.settings})
+    config = replace(named("econtextformer-s"), exact=False, **arm.config)
+    points = loop.train(config, store, valid, out / name, settings)
+    (out / name / "checkpoint.pt").unlink()
+    result = {"points": [point._asdict() for point in points]}
+    (out / f"{name}.json").write_text(json.dumps(result))
+
+
+def main(store: str, valid: str, out: str, *names: str) -> None:
+    """Train the arms that are missing, two at a time, and print the table."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(name: str) -> None:
+        if not (folder / f"{name}.json").is_file():
+            command = [sys.executable, __file__, "--arm", name, store, valid, out]
+            with (folder / f"{name}.log").open("w") as log:
+                subprocess.run(command, check=True, stdout=log, stderr=log)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, names or ARMS))
+    anchor = None
+    print("| arm | BD-rate, % | validation loss |\n|---|---|---|")
+    for name in names or ARMS:
+        points = json.loads((folder / f"{name}.json").read_text())["points"]
+        curve = Curve(name, tuple(p["bpp"] for p in points), tuple(p["psnr"] for p in points))
+        anchor = anchor or curve
+        loss = sum(point["loss"] for point in points) / len(points)
+        print(f"| {name} | {bd_rate(anchor, curve):+.1f} | {loss:.4f} |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--arm":
+        train(sys.argv[2], *map(Path, sys.argv[3:]))
+    else:
+        main(*sys.argv[1:])
