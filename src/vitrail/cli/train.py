@@ -26,6 +26,15 @@ from vitrail.cli import budget
 @click.option(
     "--start", help="Begin with these weights of the same config: a model's name, or a file such as flat.safetensors."
 )
+@click.option(
+    "--rates",
+    nargs=2,
+    type=click.FloatRange(0, 4),
+    default=(1.0, 0.0),
+    show_default=True,
+    metavar="HIGHEST LOWEST",
+    help="Factors on the learning rates, after the warm-up and at the end: so a run can be left to another to finish.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
 def train(
@@ -40,6 +49,7 @@ def train(
     batch: int,
     crop: int,
     processes: int,
+    rates: tuple[float, float],
     seed: int,
     as_json: bool,
 ) -> None:
@@ -63,7 +73,10 @@ def train(
         raise UsageError("--resume goes on from a checkpoint, --start begins anew; leave one of them away")
     if found and not resume:
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
-    settings = loop.Settings(minutes=minutes, batch=batch, crop=crop, processes=processes, seed=seed)
+    highest, lowest = rates
+    settings = loop.Settings(
+        minutes=minutes, batch=batch, crop=crop, processes=processes, highest=highest, lowest=lowest, seed=seed
+    )
     chosen = named(config)
     if stores.is_store(data):
         if store:
