@@ -4,14 +4,9 @@
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from vitrail import load_model, weights
-from vitrail.model import Model
 
 _, name, file = sys.argv
-exact = load_model(name)
-plain = Model(replace(exact.config, exact=False))
-plain.load_state_dict(exact.state_dict(), strict=False)
-weights.save(plain, Path(file), {"training": f"those of {name}, in float layers"})
+weights.save(load_model(name).in_floats(), Path(file), {"training": f"those of {name}, in float layers"})

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -67,8 +66,7 @@ def main(path: Path, name: str, large: bool) -> None:
     finally:
         busy.kill()
 
-    plain = Model(replace(model.config, exact=False)).eval()
-    plain.load_state_dict(model.state_dict(), strict=False)
+    plain = model.in_floats().eval()
     plain.identity = model.identity
     report("the same parameters in float layers", source, plain)
     x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255

@@ -32,14 +32,16 @@ __all__ = [
 ]
 
 
-def compress(image: "Source", quality: int = 50, model: "str | os.PathLike[str] | Model" = DEFAULT) -> bytes:
+def compress(
+    image: "Source", quality: int = 50, model: "str | os.PathLike[str] | Model" = DEFAULT, effort: int = 0
+) -> bytes:
     """Return the `.vtl` file of a picture.
 
     `image`: a path, a file's bytes, a binary stream, a Pillow image of any mode, or a uint8 array (H, W), (H, W, 3) or
-    (H, W, 4). `quality`: 1 to 100. `model`: a name (see `models`), a weights file, or a loaded model. What a file
-    cannot keep is told by `warnings.warn`. Raises `VitrailError`.
+    (H, W, 4). `quality`: 1 to 100. `model`: a name (see `models`), a weights file, or a loaded model. `effort`: 0 to 9;
+    above 0, time is spent on a smaller file. What a file cannot keep is told by `warnings.warn`. Raises `VitrailError`.
     """
-    from vitrail import codec, picture, weights
+    from vitrail import codec, picture, refinement, weights
     from vitrail.model import Model
 
     if not isinstance(model, str | os.PathLike | Model):
@@ -47,7 +49,8 @@ def compress(image: "Source", quality: int = 50, model: "str | os.PathLike[str] 
     source = picture.read(image)
     for warning in source.warnings:
         warnings.warn(warning, stacklevel=2)
-    return codec.encode(source, model if isinstance(model, Model) else weights.shared(os.fspath(model)), quality).data
+    loaded = model if isinstance(model, Model) else weights.shared(os.fspath(model))
+    return codec.encode(source, loaded, quality, refinement.effort_plan(effort)).data
 
 
 def decompress(data: bytes) -> "Image.Image":

@@ -2,18 +2,20 @@
 
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 
-from vitrail import container, picture, rate, weights, zoo
+from vitrail import container, picture, rate, refinement, weights, zoo
 from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.errors import FormatError, ModelError, UsageError
 from vitrail.model import Latents, Model
 from vitrail.picture import Picture, Pixels
+from vitrail.refinement import Plan
 
 
 class Encoded(NamedTuple):
@@ -45,17 +47,31 @@ def _one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def encode(source: Picture, model: Model, quality: int) -> Encoded:
-    """Compress a picture at a quality of 1..100. Raises `UsageError`."""
+def encode(
+    source: Picture,
+    model: Model,
+    quality: int,
+    plan: Plan | None = None,
+    advance: Callable[[float], bool] = lambda share: True,
+) -> Encoded:
+    """Compress a picture at a quality of 1..100. Raises `UsageError`.
+
+    With a plan the latents are refined (see `refinement.refine`, also for `advance`), and what is larger for its
+    quality than without is not taken.
+    """
     if model.identity is None:
         raise UsageError("the model is not as loaded from a weights file; save it with vitrail.weights.save, load that")
     quality = rate.check(quality)
     height, width = source.pixels.shape[:2]
     x = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).unsqueeze(0).float() / 255
     latents = model.latents(x, quality)
-    encoder = RangeEncoder()
-    with _one_thread():
-        model.traverse(encoder, (height, width), quality, latents)
+    coded, seconds = _code(model, latents, (height, width), quality)
+    if plan and plan.steps:
+        refined = refinement.refine(model, x, quality, plan, advance)
+        again, more = _code(model, refined, (height, width), quality)
+        seconds += more
+        if _loss(source, model, refined, quality, again) < _loss(source, model, latents, quality, coded):
+            latents, coded = refined, again
     file = container.VtlFile(
         model_id=model.identity,
         width=width,
@@ -64,13 +80,29 @@ def encode(source: Picture, model: Model, quality: int) -> Encoded:
         gray=source.gray,
         research=not model.config.exact,
         symbols_crc=checksum(latents),
-        latents=encoder.finish(),
+        latents=coded,
         alpha=source.alpha,
         icc=source.icc,
         exif=source.exif,
         xmp=source.xmp,
     )
-    return Encoded(container.write(file), encoder.seconds)
+    return Encoded(container.write(file), seconds)
+
+
+def _code(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> tuple[bytes, float]:
+    """Return the latents' string, and the range coder's seconds."""
+    encoder = RangeEncoder()
+    with _one_thread():
+        model.traverse(encoder, size, quality, latents)
+    return encoder.finish(), encoder.seconds
+
+
+def _loss(source: Picture, model: Model, latents: Latents, quality: int, coded: bytes) -> float:
+    """Return bits per pixel + lambda MSE, of real bytes and samples of 0..255."""
+    height, width = source.pixels.shape[:2]
+    decoded = reconstruct(model, latents, (height, width), quality)
+    mse = float(np.square(decoded.astype(np.float32) - source.pixels).mean())
+    return 8 * len(coded) / (height * width) + float(model.lambdas(torch.tensor(float(quality)))) * mse
 
 
 def decode(data: bytes, model: Model | None = None) -> Decoded:

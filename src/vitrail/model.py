@@ -12,7 +12,9 @@ What is rounded is the residual to the hyperprior's mean, never to the context's
 context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -52,11 +54,14 @@ class Output(NamedTuple):
         return Likelihoods(torch.exp2(-self.y_bits), torch.exp2(-self.z_bits))
 
 
+Integers = np.ndarray[Any, np.dtype[np.int32]]
+
+
 class Latents(NamedTuple):
     """Integers of one picture: y (M, h, w) and z (N, a, b), int32."""
 
-    y: np.ndarray[Any, np.dtype[np.int32]]
-    z: np.ndarray[Any, np.dtype[np.int32]]
+    y: Integers
+    z: Integers
 
 
 class Compressed(TypedDict):
@@ -116,8 +121,8 @@ class Model(nn.Module):
 
     # -- the two halves of the way -------------------------------------------------------------------------------
 
-    def _analyse(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x (B, 3, H, W), any size, to scaled y (B, M, h, w) and z (B, N, a, b), not rounded."""
+    def analyse(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (B, 3, H, W), any size, at qualities (B,) to scaled y (B, M, h, w) and z (B, N, a, b), not rounded."""
         y = self.transform.analysis(_pad(x, STRIDE), quality) * self.log_gain(quality).exp()
         spread = distributions.scales(self.usual_scale(quality))
         return y, self.hyperprior.analysis(_pad(y / spread, HYPER_STRIDE))
@@ -154,19 +159,27 @@ class Model(nn.Module):
         the tables' precision what a file takes. The reconstruction always comes from rounded values.
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
-        y, z = self._analyse(x, quality)
-        z_hat = round_through(z)
+        output = self.estimate(*self.analyse(x, quality), quality)
+        return output._replace(x_hat=output.x_hat[:, :, : x.shape[2], : x.shape[3]])
+
+    def estimate(
+        self, y: Tensor, z: Tensor, quality: Tensor, rounding: Callable[[Tensor], Tensor] = round_through
+    ) -> Output:
+        """Do the rest of `forward` with what `analyse` gave; the picture has whole blocks.
+
+        `rounding` must pass a gradient; what it gives for z and y is read by all that reads symbols.
+        """
+        z_hat = rounding(z)
         with self.arithmetic():
             features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
             mean = features[:, : self.config.latents]
             residual = y - mean
-            symbols = round_through(residual)
+            symbols = rounding(residual)
             parameters = self.context(symbols, features).float()
             usual = self.usual_scale(quality)
         y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
-        x_hat = self._synthesise(symbols + mean, quality)
-        return Output(x_hat[:, :, : x.shape[2], : x.shape[3]], y_bits, z_bits)
+        return Output(self._synthesise(symbols + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
@@ -179,6 +192,12 @@ class Model(nn.Module):
             return rounded.float()
         return values.float() + torch.rand_like(values, dtype=torch.float32) - 0.5
 
+    def in_floats(self) -> "Model":
+        """Return this model with float layers and the same parameters: faster to differentiate, not exact."""
+        plain = Model(replace(self.config, exact=False))
+        plain.load_state_dict(self.state_dict(), strict=False)  # an exact model has grids too
+        return plain.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     # -- coding --------------------------------------------------------------------------------------------------
 
     def freeze(self) -> None:
@@ -189,7 +208,7 @@ class Model(nn.Module):
     def latents(self, x: Tensor, quality: int) -> Latents:
         """Return the integers that a file of x (1, 3, H, W) at this quality holds."""
         at = _quality(quality, x)
-        y, z = self._analyse(x, at)
+        y, z = self.analyse(x, at)
         z_hat = z.round().clamp(-LIMIT, LIMIT)
         return Latents(_integers(y - self._mean(z_hat, at, y)), _integers(z_hat))
 
@@ -294,7 +313,7 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
     return functional.pad(x, (0, width, 0, height), mode="replicate") if height or width else x
 
 
-def _integers(x: Tensor) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _integers(x: Tensor) -> Integers:
     return x[0].round().clamp(-LIMIT, LIMIT).to(torch.int32).cpu().numpy()
 
 

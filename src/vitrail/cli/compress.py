@@ -1,6 +1,8 @@
 """`vitrail compress`: pictures to `.vtl` files."""
 
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,43 @@ from vitrail.cli import files
 @click.option(
     "--model", default=zoo.DEFAULT, show_default=True, help="A name (see `vitrail models`) or a weights file."
 )
+@click.option(
+    "--effort",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 9),
+    help="Above 0, spend time (9: some 100 times as much) on a smaller file; Ctrl-C ends it early.",
+)
 @click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 def compress(
-    inputs: tuple[Path, ...], output: Path | None, quality: int, model: str, force: bool, as_json: bool
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    quality: int,
+    model: str,
+    effort: int,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Compress pictures IN... (any kind that Pillow opens, - for standard input) to .vtl files."""
     targets = files.destinations(inputs, output, ".vtl", force)
-    from vitrail import codec, picture, weights
+    from vitrail import codec, picture, refinement, weights
 
     loaded = weights.load(model)
+    plan = refinement.effort_plan(effort)
+    interrupted = threading.Event()
 
     def work(source: Path, target: Path) -> dict[str, Any]:
         began = time.perf_counter()
         taken = picture.read(files.read(source) if source == files.STREAM else source)
         files.warn(source, taken.warnings)
-        data = codec.encode(taken, loaded, quality).data
+        with files.share_of_one(source.name, effort > 0) as tell:
+
+            def advance(share: float) -> bool:
+                tell(share)
+                return not interrupted.is_set()
+
+            data = codec.encode(taken, loaded, quality, plan, advance).data
         files.write(target, data)
         height, width = taken.pixels.shape[:2]
         return {
@@ -45,4 +68,6 @@ def compress(
             "seconds": round(time.perf_counter() - began, 3),
         }
 
-    files.process(inputs, targets, work, as_json, "{output}: {bytes} bytes, {bpp:.3f} bpp, {seconds:.2f} s")
+    line = "{output}: {bytes} bytes, {bpp:.3f} bpp, {seconds:.2f} s"
+    with files.first_interrupt(interrupted) if effort else nullcontext():
+        files.process(inputs, targets, work, as_json, line, interrupted)

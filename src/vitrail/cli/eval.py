@@ -34,6 +34,7 @@ def _whole_numbers(_: click.Context, __: click.Parameter, value: str | None) -> 
     callback=_whole_numbers,
     help="Qualities to measure; by default a sweep that suits the codec.",
 )
+@click.option("--effort", default=0, show_default=True, type=click.IntRange(0, 9), help="As of `vitrail compress`.")
 @click.option(
     "--json",
     metavar="FILE",
@@ -47,7 +48,9 @@ def _whole_numbers(_: click.Context, __: click.Parameter, value: str | None) -> 
     type=click.Path(),
     help="Print the BD-rate against a curve: FILE.json of an earlier report, or FILE.json:NAME. Repeatable.",
 )
-def eval_(folder: Path, model: str, quality: list[int] | None, json: Path | None, against: tuple[str, ...]) -> None:
+def eval_(
+    folder: Path, model: str, quality: list[int] | None, effort: int, json: Path | None, against: tuple[str, ...]
+) -> None:
     """Measure a codec on the pictures of DIR: bits, PSNR, MS-SSIM, seconds.
 
     Every picture is coded at every quality, and the real files are counted. The table gives means over the
@@ -69,7 +72,7 @@ def eval_(folder: Path, model: str, quality: list[int] | None, json: Path | None
         raise UsageError(f"cannot write {json}: make the folder {json.parent} first")
     to_stdout = json == Path("-")
 
-    chosen = codec(model)
+    chosen = codec(model, effort)
     progress = functools.partial(tqdm, desc=chosen.name, unit="picture", file=sys.stderr, leave=False)
     report = evaluate(chosen, folder, quality or chosen.qualities, progress)
     if json and not to_stdout:

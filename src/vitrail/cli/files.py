@@ -1,7 +1,9 @@
 """What the commands on files share: where output goes, and one line a file."""
 
 import json
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,17 +80,45 @@ def _progress(count: int) -> Iterator[Callable[[], object]]:
         yield bar.update
 
 
+@contextmanager
+def share_of_one(name: str, shown: bool) -> Iterator[Callable[[float], object]]:
+    """Show on a terminal how far the work on one file is; the function that is given takes each further share."""
+    from tqdm import tqdm
+
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    hidden = not shown or not sys.stderr.isatty()
+    with tqdm(total=1.0, desc=name, bar_format=layout, file=sys.stderr, leave=False, disable=hidden) as bar:
+        yield bar.update
+
+
+@contextmanager
+def first_interrupt(interrupted: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C set an event; a second one ends the program as usual."""
+
+    def note(number: int, frame: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def process(
     sources: Sequence[Path],
     targets: Sequence[Path],
     work: Callable[[Path, Path], dict[str, Any]],
     as_json: bool,
     line: str,
+    interrupted: threading.Event | None = None,
 ) -> None:
     """Do `work(source, target)` for each file and print its results, as `line` formats them or as one JSON array.
 
     A file that fails is told on standard error and the others go on; then the exit status is 1. Where a result
-    goes to standard output, lines go to standard error.
+    goes to standard output, lines go to standard error. `interrupted`: no further file is begun once it is set, and
+    the exit status is 130.
     """
     results, failed = [], False
     with _progress(len(sources)) as advance:
@@ -103,8 +133,13 @@ def process(
                 if not as_json:
                     click.echo(line.format(**result), err=target == STREAM)
             advance()
+            if interrupted and interrupted.is_set():
+                break
     if as_json:
         click.echo(json.dumps(results), err=STREAM in targets)
+    if interrupted and interrupted.is_set():
+        click.echo(f"vitrail: interrupted; {len(results)} of {len(sources)} files are written", err=True)
+        sys.exit(130)
     if failed:
         sys.exit(1)
 

@@ -91,11 +91,13 @@ class VitrailCodec:
 
     qualities = (1, 10, 25, 40, 55, 70, 85, 100)
 
-    def __init__(self, model: str) -> None:
-        """Load a model by its name or path. Raises `ModelError` where there is none."""
+    def __init__(self, model: str, effort: int = 0) -> None:
+        """Load a model by its name or path. Raises `ModelError` where there is none, `UsageError` for the effort."""
         import vitrail
+        from vitrail.refinement import effort_plan
 
-        self.name = model
+        self.name = f"{model}, effort {effort}" if effort else model
+        self._plan = effort_plan(effort)
         self._model = vitrail.load_model(model)
 
     def encode(self, image: Image.Image, quality: int) -> tuple[bytes, float | None]:
@@ -103,7 +105,7 @@ class VitrailCodec:
         import vitrail.codec
         import vitrail.picture
 
-        encoded = vitrail.codec.encode(vitrail.picture.read(image), self._model, quality)
+        encoded = vitrail.codec.encode(vitrail.picture.read(image), self._model, quality, self._plan)
         return encoded.data, encoded.coder_seconds
 
     def decode(self, data: bytes) -> tuple[Image.Image, float | None]:
@@ -114,6 +116,13 @@ class VitrailCodec:
         return decoded.image, decoded.coder_seconds
 
 
-def codec(name: str) -> Codec:
-    """Give one of `PEERS`, or a Vitrail model by its name or path. Raises `ModelError` if it is neither."""
-    return PEERS.get(name) or VitrailCodec(name)
+def codec(name: str, effort: int = 0) -> Codec:
+    """Give one of `PEERS`, or a Vitrail model by its name or path, with an effort 0..9 of the encoder.
+
+    Raises `ModelError` if it is neither, `UsageError` for an effort of a codec that knows none.
+    """
+    if name not in PEERS:
+        return VitrailCodec(name, effort)
+    if effort:
+        raise UsageError(f"{name} knows no effort; leave it away")
+    return PEERS[name]

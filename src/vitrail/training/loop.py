@@ -129,7 +129,7 @@ def begin_with(model: Model, start: str) -> None:
     given = weights.load(start)
     if replace(given.config, exact=False) != model.config:
         raise UsageError(f"{start} is not of the config {model.config.name} as it is now; leave --start away")
-    model.load_state_dict(given.state_dict(), strict=False)  # an exact model has grids too; they are made anew
+    model.load_state_dict(given.in_floats().state_dict())
 
 
 def exact_form(model: Model) -> Model:
