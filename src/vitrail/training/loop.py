@@ -28,6 +28,7 @@ from vitrail.training.store import SMALLEST_SIDE, Store
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
 FLAT = "flat.safetensors"
+LATEST = "latest.safetensors"
 _LOG_STEPS = 20
 _CALIBRATION_BATCHES = 8
 
@@ -87,8 +88,8 @@ def train(
     """Train a model, write `out`/weights.safetensors with averaged weights, and return its validation points.
 
     A run begins with `start`, a model's name or a weights file of the same config, or is fitted to the photographs.
-    `out`/checkpoint.pt is renewed every few minutes, and `resume` goes on from it, up to the same or another total of
-    minutes; `out`/flat.safetensors holds the averaged weights of the moment before the decay; `out`/log is for
+    `out`/checkpoint.pt and the averaged weights so far, `out`/latest.safetensors, are renewed every few minutes, and
+    `resume` goes on from the former, up to the same or another total of minutes; `out`/flat.safetensors holds the averaged weights of the moment before the decay; `out`/log is for
     TensorBoard. A model that is to be exact is trained in its float form, which takes half the time, and in its exact
     form at the end (docs/training.md). Raises `VitrailError`.
     """
@@ -270,6 +271,8 @@ class _Run:
                 bar.update(min(self.progress, 1) - bar.n)
                 if to_save:
                     self.save()
+                    if self.fabric.is_global_zero:
+                        self.export(LATEST)
                     saved = time.monotonic()
                 if to_validate:
                     self.validate(pictures)
