@@ -250,6 +250,14 @@ _SMALL_MCDH = ModelConfig(
     exact=True,
 )
 
+_PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
+
+
+def _paper(name: str, sfg: bool = True, egr: bool = True, cache: bool = True) -> ModelConfig:
+    """Return the paper's model with some optimisations of its context model off."""
+    return replace(_PAPER, name=name, context=EContextformer(sfg=sfg, egr=egr, cache=cache))
+
+
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
@@ -269,7 +277,11 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=320,
             exact=True,
         ),
-        ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture()),
+        _PAPER,
+        _paper("econtextformer-nocache", cache=False),
+        _paper("econtextformer-nosfg", sfg=False),
+        _paper("econtextformer-noegr", egr=False, cache=False),
+        _paper("econtextformer-plain", sfg=False, egr=False, cache=False),
         ModelConfig("contextformer", ConvTransform(), ConvHyperprior(kernel=3), Contextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
         # The MCDH paper's ablations.

@@ -89,9 +89,10 @@ def train(
 
     A run begins with `start`, a model's name or a weights file of the same config, or is fitted to the photographs.
     `out`/checkpoint.pt and the averaged weights so far, `out`/latest.safetensors, are renewed every few minutes, and
-    `resume` goes on from the former, up to the same or another total of minutes; `out`/flat.safetensors holds the averaged weights of the moment before the decay; `out`/log is for
-    TensorBoard. A model that is to be exact is trained in its float form, which takes half the time, and in its exact
-    form at the end (docs/training.md). Raises `VitrailError`.
+    `resume` goes on from the former, up to the same or another total of minutes; `out`/flat.safetensors holds the
+    averaged weights of the moment before the decay; `out`/log is for TensorBoard. A model that is to be exact is
+    trained in its float form, which takes half the time, and in its exact form at the end (docs/training.md). Raises
+    `VitrailError`.
     """
     pictures = validation.pictures(valid)
     out.mkdir(parents=True, exist_ok=True)
