@@ -12,7 +12,10 @@ from vitrail.errors import ModelError
 DEFAULT = "econtextformer-s"
 _FOLDER = Path(__file__).parent
 # Weights that were shipped once, and that this version cannot load: a reader still names what an old file needs.
-_RETIRED = {"ce2f5ef9": "econtextformer-s of 25 November 2026, which commit 583d51e of the repository reads"}
+_RETIRED = {
+    "ce2f5ef9": "econtextformer-s of 25 November 2026, which commit 583d51e of the repository reads",
+    "911b25e0": "econtextformer-s of 26 November 2026, which commit 9bf98b4 of the repository reads",
+}
 
 
 def names() -> list[str]:
