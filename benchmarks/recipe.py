@@ -28,7 +28,7 @@ from vitrail.straight import round_through
 from vitrail.training import loop, optimizers
 from vitrail.training.loop import Settings
 
-MINUTES = 5.0
+MINUTES = 4.0
 
 
 @dataclass(frozen=True)
