@@ -1,9 +1,9 @@
 """Compare levers of the training recipe: `python benchmarks/recipe.py STORE VALID OUT [ARM...]`.
 
 Each arm changes one thing about the training of econtextformer-s (float form) and has `MINUTES` of processor time on
-one thread, so that other work on the machine takes little from it; two arms run at a time. OUT/ARM.json keeps what an
-arm gave: a run that was cut off goes on with the arms that are missing. The table gives BD-rates of the validation
-pictures' estimated rates against the first arm.
+one thread, two arms at a time; keep the machine quiet, since other work still costs an arm a tenth of its steps.
+OUT/ARM.json keeps what an arm gave: a run that was cut off goes on with the arms that are missing. The table gives
+BD-rates of the validation pictures' estimated rates against the first arm.
 """
 
 import json
@@ -45,7 +45,9 @@ def _adamw_alone(rate: float) -> Callable[[], None]:
         def build(model: Model, _: float, adamw: float) -> list[torch.optim.Optimizer]:
             muon, rest = original(model, 1.0, adamw)
             weights = muon.weights  # type: ignore[attr-defined]
-            return [torch.optim.AdamW(weights, rate, betas=(0.9, 0.99), weight_decay=0.0), rest]
+            alone = torch.optim.AdamW(weights, torch.tensor(rate), betas=(0.9, 0.99), weight_decay=0.0)
+            alone.param_groups[0]["base_lr"] = rate
+            return [alone, rest]
 
         original = optimizers.build
         optimizers.build = build
@@ -57,7 +59,7 @@ def _linear_rate(factor: float) -> Callable[[], None]:
     def prepare() -> None:
         def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
             built = original(model, muon, adamw)
-            built[1].param_groups[0]["lr"] = adamw * factor  # the linear paths
+            built[1].param_groups[0]["base_lr"] = adamw * factor  # the linear paths
             return built
 
         original = optimizers.build
