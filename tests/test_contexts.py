@@ -21,6 +21,7 @@ PARTS = {
     "econtextformer cfo": replace(SMALL, order="cfo"),
     "econtextformer no sfg": replace(SMALL, sfg=False),
     "econtextformer paper": replace(SMALL, norm="layer", activation="gelu", segments=2),
+    "econtextformer channel attention": replace(SMALL, attention="channel"),
     "econtextformer own parameters": replace(SMALL, shared_parameters=False),
     "contextformer cfo": CONTEXTFORMER,
     "contextformer sfo": replace(CONTEXTFORMER, order="sfo"),
@@ -143,6 +144,16 @@ def test_a_seam_of_shifted_windows_is_closed() -> None:
 
 
 @torch.no_grad()
+def test_channel_attention_stays_in_its_slot() -> None:
+    model = build(replace(SMALL, attention="channel"))
+    symbols, features = inputs(8, 8, 1)
+    changed = symbols.clone()
+    changed[:, :, 3, 5] += 5
+    found = (model(symbols, features) - model(changed, features)).abs().amax((0, 1, 2)).nonzero().tolist()
+    assert found == [[3, 4], [3, 5]]  # a slot holds a position of either phase
+
+
+@torch.no_grad()
 def test_padding_is_not_seen() -> None:
     # The same latent inside a larger geometry: a 6 x 6 map is padded to 8 x 8 either way, 8 x 8 is not.
     model = build(replace(SMALL, layers=1))
@@ -181,6 +192,7 @@ def test_attention_in_pieces_is_that_of_training(kit: Kit) -> None:
         (replace(SMALL, window=6), "window"),
         (replace(SMALL, segments=3), "segments"),
         (replace(SMALL, egr=False), "cached"),
+        (replace(SMALL, attention="spatial"), "spatial"),
         (replace(SMALL, order="zigzag"), "zigzag"),
         (replace(MCDH, tile=512), "not exact"),
     ],

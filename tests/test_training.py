@@ -17,7 +17,7 @@ from PIL import Image
 
 from vitrail import weights
 from vitrail.cli import main
-from vitrail.config import CONFIGS
+from vitrail.config import CONFIGS, NoContext
 from vitrail.errors import UsageError
 from vitrail.model import Model
 from vitrail.training import loop, optimizers, validation
@@ -188,6 +188,17 @@ def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, ti
         assert all(torch.equal(value, given[key]) for key, value in begun.items())
     with pytest.raises(UsageError, match="config"):
         loop.begin_with(Model(CONFIGS["hyperprior-s"]), str(tiny))
+
+
+def test_a_context_model_is_trained_for_given_latents(store: Path, folder: Path, tmp_path: Path, tiny: Path) -> None:
+    other = replace(TINY, name="other", context=NoContext((8,)))
+    loop.train(other, store, folder, tmp_path, loop.Settings(minutes=0.05, crop=64, batch=1), latents=str(tiny))
+    trained, given = (weights.load(str(file)).state_dict() for file in (tmp_path / loop.WEIGHTS, tiny))
+    kept = [key for key in given if not key.startswith("context.")]
+    assert [key for key in kept if not torch.equal(trained[key], given[key])] == []
+    assert any(key.startswith("context.") for key in trained)
+    with pytest.raises(UsageError, match="latents"):
+        loop.keep_latents(Model(CONFIGS["hyperprior-s"]), str(tiny))
 
 
 def test_two_processes_learn_as_one_with_all_crops(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ class EContextformer:
     `egr`: a step processes coding groups; without it, every segment that it touches, whole.
     `cache`: keys and values of earlier groups are kept; without it every step processes all groups again.
     `egr` and `cache` change the cost alone, never a parameter.
+    `attention`: spatio-channel, or channel: a slot's tokens see one another alone. One segment is spatial attention.
     """
 
     segments: int = 4
@@ -115,6 +116,7 @@ class EContextformer:
     sfg: bool = True
     egr: bool = True
     cache: bool = True
+    attention: str = "spatio-channel"
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,14 @@ _SMALL_CONTEXT = EContextformer(
     shared_parameters=False,
 )
 
+_SMALL = ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=256, exact=True)
+
+
+def _small(suffix: str, **settings: Any) -> ModelConfig:
+    """Return the small model with other settings of its context model."""
+    return replace(_SMALL, name=f"{_SMALL.name}-{suffix}", context=replace(_SMALL_CONTEXT, **settings))
+
+
 _SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 2, 1), mlp=2, linear=True)
 
 _SMALL_MCDH_CONTEXT = MCDHContext(width=96, heads=3, hidden=(256, 192))
@@ -261,11 +271,9 @@ def _paper(name: str, sfg: bool = True, egr: bool = True, cache: bool = True) ->
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
-        ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=256, exact=True),
-        ModelConfig(
-            "checkerboard-s", LightTransform(), LightHyperprior(), CheckerboardContext(), latents=256, exact=True
-        ),
-        ModelConfig("hyperprior-s", LightTransform(), LightHyperprior(), NoContext(), latents=256, exact=True),
+        _SMALL,
+        replace(_SMALL, name="checkerboard-s", context=CheckerboardContext()),
+        replace(_SMALL, name="hyperprior-s", context=NoContext()),
         _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
         # For a GPU: 14.3 million parameters.
@@ -284,6 +292,15 @@ CONFIGS: dict[str, ModelConfig] = {
         _paper("econtextformer-plain", sfg=False, egr=False, cache=False),
         ModelConfig("contextformer", ConvTransform(), ConvHyperprior(kernel=3), Contextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
+        # What eContextformer's choices are worth.
+        _small("k4", window=4),
+        _small("k16", window=16),
+        _small("cfo", order="cfo"),
+        _small("n1", segments=1),
+        _small("n2", segments=2),
+        _small("n8", segments=8),
+        _small("channel", attention="channel"),
+        replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
         replace(_SMALL_MCDH, name="mcdh-s-spatial", hyperprior=DualHyperprior(128, 384, ("spatial",))),
@@ -293,6 +310,19 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 
 ABLATIONS: dict[str, tuple[str, ...]] = {
+    "econtextformer-ablations": (
+        "econtextformer-s",
+        "econtextformer-s-k4",
+        "econtextformer-s-k16",
+        "econtextformer-s-cfo",
+        "econtextformer-s-n1",
+        "econtextformer-s-n2",
+        "econtextformer-s-n8",
+        "econtextformer-s-channel",
+        "econtextformer-s-mixture",
+        "checkerboard-s",
+        "hyperprior-s",
+    ),
     "mcdh-ablations": (
         "mcdh-s",
         "mcdh-s-swin",

@@ -32,11 +32,13 @@ def ablate(
     batch: int,
     crop: int,
     processes: int,
+    latents: str | None,
     as_json: bool,
 ) -> None:
     """Train each CONFIG with the same budget, and compare them with the first.
 
-    A CONFIG is one of `vitrail models --configs`, or the name of a set: mcdh-ablations, the paper's.
+    A CONFIG is one of `vitrail models --configs`, or the name of a set: mcdh-ablations, the paper's, or
+    econtextformer-ablations, to be run with --latents econtextformer-s.
     """
     from vitrail.config import ABLATIONS, named
 
@@ -53,7 +55,7 @@ def ablate(
         named(name)
     if len(set(chosen)) < len(chosen):
         raise UsageError("a config is named twice; --repeat shows the noise of a repeated run")
-    spent = ablation.Budget(str(data.resolve()), str(valid.resolve()), minutes, processes, batch, crop)
+    spent = ablation.Budget(str(data.resolve()), str(valid.resolve()), minutes, processes, batch, crop, latents)
     ablation.claim(out, spent)
     folders = [ablation.run(name, 0, spent, out) for name in chosen]
     if repeat:

@@ -60,6 +60,11 @@ _OPTIONS = (
         type=click.IntRange(min=1),
         help="Processes (one a GPU, or sharing the CPU's cores).",
     ),
+    click.option(
+        "--latents",
+        metavar="MODEL",
+        help="Take all but the context model from MODEL, a name or a file, and train the context model alone.",
+    ),
 )
 
 

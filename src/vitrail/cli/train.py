@@ -46,6 +46,7 @@ def train(
     store: Path | None,
     resume: bool,
     start: str | None,
+    latents: str | None,
     batch: int,
     crop: int,
     processes: int,
@@ -71,6 +72,8 @@ def train(
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")
     if resume and start:
         raise UsageError("--resume goes on from a checkpoint, --start begins anew; leave one of them away")
+    if start and latents:
+        raise UsageError("--start and --latents both say what to begin with; leave one of them away")
     if found and not resume:
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     highest, lowest = rates
@@ -88,6 +91,6 @@ def train(
         for reason, count in counts.most_common():
             if reason != stores.KEPT:
                 click.echo(f"{count} files left out: {reason}", err=True)
-    points = loop.train(chosen, store, valid, out, settings, resume, start)
+    points = loop.train(chosen, store, valid, out, settings, resume, start, latents)
     if as_json:
         click.echo(json.dumps({"weights": str(out / loop.WEIGHTS), "valid": [p._asdict() for p in points]}))

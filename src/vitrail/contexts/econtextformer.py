@@ -36,8 +36,11 @@ _WINDOWS = 8
 class _Geometry:
     """Slots, windows and masks of an h x w latent, padded to whole windows."""
 
-    def __init__(self, order: Order, height: int, width: int, window: int, device: torch.device) -> None:
-        self.window = window
+    def __init__(
+        self, order: Order, height: int, width: int, part: config.EContextformer, device: torch.device
+    ) -> None:
+        self.window = window = part.window
+        self.slotwise = part.attention == "channel"
         self.positions = [phase.to(device) for phase in order.positions(height, width)]
         rows = -(-height // window) * window
         slots = -(-width // window) * window // 2
@@ -74,7 +77,8 @@ class _Geometry:
         """Return what is added to scores (windows, 1, queries, keys): 0, or `MASKED` where a key may not be seen.
 
         A key is seen from tokens of its own and later groups, from its own side of a shifted window's seam, and
-        never when it is padding. `phases` gives the phase of every token index.
+        never when it is padding; in channel attention from its own slot alone. `phases` gives the phase of every token
+        index.
         """
         index = (shift, tuple(queries), tuple(keys))
         if index not in self._masks:
@@ -86,6 +90,9 @@ class _Geometry:
             if shift:
                 same = self._regions[:, :, None] == self._regions[:, None, :]
                 allowed = allowed & same[:, None, :, None]
+            if self.slotwise:  # padding too, which is zero: no token may be left without a key
+                own = torch.eye(self.window**2 // 2, dtype=torch.bool, device=device)[:, None]
+                allowed = (earlier[:, None, :, None] & own).expand(len(allowed), -1, -1, -1, -1)
             allowed = allowed.expand(-1, -1, self.window**2 // 2, -1, -1)
             mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, MASKED)
             self._masks[index] = mask.flatten(3, 4).flatten(1, 2).unsqueeze(1)
@@ -184,6 +191,8 @@ class EContextformer(ContextModel):
         super().__init__(checkered(part.order, part.segments), latents, parameters)
         if part.window % 4 or part.width % part.heads:
             raise ModelError("the window must be a multiple of 4, the width a multiple of the heads")
+        if part.attention not in ("spatio-channel", "channel"):
+            raise ModelError(f"attention is spatio-channel or channel, not {part.attention!r}")
         if part.cache and not part.egr:
             raise ModelError("keys and values can only be cached when groups are rearranged (egr)")
         self.part = part
@@ -218,7 +227,7 @@ class EContextformer(ContextModel):
         index = (height, width, device)
         found = self._geometry.get(index)
         if found is None:
-            found = _Geometry(self.order, height, width, self.part.window, device)
+            found = _Geometry(self.order, height, width, self.part, device)
             if height * width <= _REMEMBERED:
                 self._geometry = {index: found}
         return found

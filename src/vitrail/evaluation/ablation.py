@@ -31,6 +31,7 @@ class Budget:
     processes: int
     batch: int
     crop: int
+    latents: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Row:
 def claim(out: Path, budget: Budget) -> None:
     """Make `out` the folder of runs with this budget. Raises `UsageError` if it holds runs with another."""
     file, mine = out / "budget.json", asdict(budget)
-    if file.is_file() and (theirs := json.loads(file.read_text())) != mine:
-        different = ", ".join(name for name in mine if theirs.get(name) != mine[name])
+    if file.is_file() and (theirs := asdict(Budget(**json.loads(file.read_text())))) != mine:
+        different = ", ".join(name for name in mine if theirs[name] != mine[name])
         raise UsageError(f"{out} holds runs with another budget ({different}); give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_file(file, json.dumps(mine).encode())
@@ -71,6 +72,8 @@ def run(config: str, seed: int, budget: Budget, out: Path) -> Path:
             command += ["--store", str(out / "store")]
         command += ["--minutes", str(budget.minutes), "--processes", str(budget.processes)]
         command += ["--batch", str(budget.batch), "--crop", str(budget.crop), "--out", str(folder)]
+        if budget.latents:
+            command += ["--latents", budget.latents]
         if (folder / "checkpoint.pt").is_file():
             command.append("--resume")
         if subprocess.run(command, check=False).returncode:

@@ -84,10 +84,13 @@ def train(
     settings: Settings,
     resume: bool = False,
     start: str | None = None,
+    latents: str | None = None,
 ) -> list[validation.Point]:
     """Train a model, write `out`/weights.safetensors with averaged weights, and return its validation points.
 
     A run begins with `start`, a model's name or a weights file of the same config, or is fitted to the photographs.
+    With `latents`, weights of a config that differs in context and distribution at most, all but the context model is
+    taken from there and stays as it is: it tells what context models are worth for the same latents.
     `out`/checkpoint.pt and the averaged weights so far, `out`/latest.safetensors, are renewed every few minutes, and
     `resume` goes on from the former, up to the same or another total of minutes; `out`/flat.safetensors holds the
     averaged weights of the moment before the decay; `out`/log is for TensorBoard. A model that is to be exact is
@@ -112,7 +115,9 @@ def train(
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
     model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if start is None:
+    if latents is not None:
+        keep_latents(model, latents)
+    elif start is None:
         model.fit(data.patches())
     else:
         begin_with(model, start)
@@ -134,12 +139,26 @@ def begin_with(model: Model, start: str) -> None:
     model.load_state_dict(given.in_floats().state_dict())
 
 
+def keep_latents(model: Model, name: str) -> None:
+    """Give a float model all but the context model of other weights, and leave only the context model to train."""
+    given = weights.load(name)
+    mine = model.config
+    if replace(given.config, name=mine.name, context=mine.context, distribution=mine.distribution, exact=False) != mine:
+        raise UsageError(f"{name} has other latents than the config {mine.name}; give weights with its other parts")
+    state = given.in_floats().state_dict()
+    model.load_state_dict({key: each for key, each in state.items() if not key.startswith("context.")}, strict=False)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith("context."))
+
+
 def exact_form(model: Model) -> Model:
     """Return a float model as an exact one with the same parameters; its grids are still to be calibrated."""
     exact = Model(replace(model.config, exact=True))
     missing, unexpected = exact.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected
     assert all(name.endswith(".largest") for name in missing)
+    for mine, theirs in zip(exact.parameters(), model.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
     return exact.to(model.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -62,6 +62,8 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
     """
     matrices, slow, fast, prior, rest = [], [], [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if name.startswith("transform.linear."):
             slow.append(parameter)
         elif name.endswith(".table"):
