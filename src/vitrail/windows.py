@@ -26,15 +26,19 @@ class Windows:
         self.window, self.size = window, (height, width)
         self.shift = window // 2 if shift else 0
         self.padded = tuple(-(-side // window) * window for side in self.size)
+        self.mask = self._mask(device) if shift or self.padded != self.size else None
+
+    def _mask(self, device: torch.device) -> Tensor:
+        height, width = self.size
         inside = torch.zeros(1, *self.padded, 1, dtype=torch.float32, device=device)
         inside[:, :height, :width] = 1
         # Tokens on either side of a shifted map's seam are not neighbours.
         rows, columns = (torch.arange(side, device=device) >= side - self.shift for side in self.padded)
-        region = (2 * rows[:, None] + columns.float())[None, :, :, None] if shift else torch.zeros_like(inside)
+        region = (2 * rows[:, None] + columns.float())[None, :, :, None] if self.shift else torch.zeros_like(inside)
         valid, region = self._cut(self._roll(inside))[..., 0] > 0, self._cut(region)[..., 0]
         allowed = valid[:, None, :] & (region[:, :, None] == region[:, None, :])
         mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, MASKED)
-        self.mask = None if bool(allowed.all()) else mask[:, None]
+        return mask[:, None]
 
     def _roll(self, x: Tensor) -> Tensor:
         return x.roll((-self.shift, -self.shift), (1, 2)) if self.shift else x

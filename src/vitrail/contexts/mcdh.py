@@ -118,12 +118,13 @@ class MCDHContext(ContextModel):
             shifted = (padded[:, :, _moved(rows, i), _moved(columns, j)] for i, j in places)
             return [patch.flatten(2).transpose(1, 2)[:, chosen] for patch in shifted]
 
-        place = torch.arange(tokens.shape[1], device=tokens.device)
+        place = torch.arange(tokens.shape[1], device="cpu")
         asking, asked = place, place
         if not self.raster:
             length = columns.stop - columns.start
             second = (place // length + rows.start + place % length + columns.start) % 2 == 1
             asking, asked = place[second], place[~second]
+        asking, asked = asking.to(tokens.device), asked.to(tokens.device)
         contexts = []
         if len(asking):
             around = patches(self.asking, asking)
@@ -187,9 +188,11 @@ class _RasterWalk(Walk):
         self.model = model
         self.features = features.flatten(2).transpose(1, 2)
         self.padded = features.new_zeros(batch, model.latents, self.height + 2 * _REACH, self.width + 2 * _REACH)
-        index = torch.arange(self.height * self.width, device=features.device).view(self.height, self.width)
+        index = torch.arange(self.height * self.width, device="cpu").view(self.height, self.width)
         tiles = [index[part].flatten() for part in _tiles(self.height, self.width, model.part.tile)]
-        self.place = {index: (tile, at) for tile in tiles for at, index in enumerate(tile.tolist())}
+        self.place = {
+            index: (tile.to(features.device), at) for tile in tiles for at, index in enumerate(tile.tolist())
+        }
         shape = (batch, model.part.heads, self.height * self.width, model.part.width // model.part.heads)
         self.keys, self.values = features.new_zeros(shape), features.new_zeros(shape)
 

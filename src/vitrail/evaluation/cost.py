@@ -1,6 +1,7 @@
 """What a model computes: multiply-accumulates, counted by PyTorch's own counter, part by part."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,20 +40,22 @@ class Cost(NamedTuple):
 @torch.no_grad()
 def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
     """Count for a picture of `size`, whose sides are multiples of 64; neither weights nor content matter."""
-    model = Model(config).requires_grad_(False).eval()  # the counter's hooks look for gradients
+    # Of float layers, which multiply as often; the counter's hooks look for gradients.
+    model = Model(replace(config, exact=False)).requires_grad_(False).eval()
     height, width = size
     quality = torch.full((1,), 50.0)
     x = torch.zeros(1, 3, height, width)
     y = torch.zeros(1, config.latents, height // STRIDE, width // STRIDE)
     z = torch.zeros(1, model.hyperprior.channels, *(side // HYPER_STRIDE for side in y.shape[2:]))
     features = torch.zeros(1, model.hyperprior.features, *y.shape[2:])
-    context = model.context
+    # Of a context model the shapes alone are followed: a serial one takes thousands of steps.
+    context, symbols, known = model.context.to("meta"), y.to("meta"), features.to("meta")
     calls: list[Callable[[], object]] = [
         lambda: model.transform.analysis(x, quality),
         lambda: model.hyperprior.analysis(y),
         lambda: model.hyperprior.synthesis(z),
-        lambda: (context if config.exact else context.stepwise)(y, features),
-        lambda: context.stepwise(y, features),
+        lambda: (context if config.exact else context.stepwise)(symbols, known),
+        lambda: context.stepwise(symbols, known),
         lambda: model.transform.synthesis(y, quality),
     ]
     return Cost(*(_counted(call) / 1000 / (height * width) for call in calls))
