@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format kodak roundtrip speed selfcheck clean
+.PHONY: help demo test lint format results growth kodak roundtrip speed selfcheck clean
 
 help:  ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,14 @@ kodak: $(READY)  ## measure $(MODEL) on the pictures in $(KODAK)
 	  --against benchmarks/kodak_psnr.json:compressai/vtm \
 	  --against benchmarks/peers/jpeg-kodak.json --against benchmarks/peers/jpeg2000-kodak.json \
 	  --against benchmarks/peers/webp-kodak.json --against benchmarks/peers/avif-kodak.json
+
+results: $(READY)  ## measure all models and Pillow's codecs on $(KODAK): docs/results.md, results/index.html
+	$(BIN)/vitrail results $(KODAK) --out results --sizes benchmarks/growth.json --markdown docs/results.md \
+	  --published benchmarks/kodak_psnr.json --published benchmarks/kodak_ms_ssim_db.json
+
+growth: $(READY)  ## measure $(MODEL) on $(PICTURE) from 0.1 to 24 megapixels
+	$(BIN)/vitrail bench $(MODEL) --photo $(PICTURE) --runs 2 --json --size 384x256 --size 768x512 \
+	  --size 1536x1024 --size 3072x2048 --size 6000x4000 > growth.part && mv growth.part benchmarks/growth.json
 
 roundtrip: $(READY)  ## check that files of $(MODEL) hold what the encoder saw, on the pictures in $(KODAK)
 	$(BIN)/python benchmarks/roundtrip.py --model $(MODEL) $(wildcard $(KODAK)/*.png)

@@ -4,8 +4,6 @@ Needs `pip install 'vitrail[eval]'`. Run `python examples/demo.py`, then open `d
 """
 
 import argparse
-import bisect
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from vitrail import picture, zoo
 from vitrail.errors import VitrailError
-from vitrail.evaluation.codecs import Codec, codec
+from vitrail.evaluation.codecs import Codec, codec, nearest
 from vitrail.evaluation.sweep import measure
 
 HERE = Path(__file__).parent
@@ -94,17 +92,6 @@ def strip(out: Path, rows: Sequence[dict[str, Any]]) -> Image.Image:
         label = f"{row['codec']}  {row['bytes']:,} bytes  {row['psnr']:.1f} dB"
         ImageDraw.Draw(sheet).text((width * index + 8, height + 5), label, "black", ImageFont.load_default(15))
     return sheet
-
-
-def nearest(coder: Codec, image: Image.Image, size: int) -> int:
-    """Return the quality, 0 to 100, whose file comes nearest to `size` bytes."""
-
-    @functools.cache
-    def size_at(quality: int) -> int:
-        return len(coder.encode(image, quality)[0])
-
-    above = bisect.bisect_left(range(101), size, key=size_at)
-    return min(max(above - 1, 0), min(above, 100), key=lambda quality: abs(size_at(quality) - size))
 
 
 def _upright(source: Path) -> Image.Image:

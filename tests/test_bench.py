@@ -1,14 +1,17 @@
 """Multiply-accumulates against the closed formulas, and the command that shows what coding takes."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from vitrail.cli import main
 from vitrail.config import named
-from vitrail.evaluation import cost
+from vitrail.evaluation import bench, cost
 
 
 def test_the_papers_count() -> None:
@@ -37,6 +40,21 @@ def test_bench() -> None:
         assert row["kmac"]["decode"] > row["kmac"]["synthesis"] > 1
     table = CliRunner().invoke(main, ["bench", "hyperprior-s", "--size", "64x64", "--runs", "1"]).stdout
     assert "hyperprior-s, untrained | 64 x 64, cpu" in table
+
+
+def test_growth_with_size(tmp_path: Path, photo: Image.Image) -> None:
+    photo.crop((0, 0, 80, 60)).save(tmp_path / "photo.png")
+    sizes = [text for side in (32, 64, 128) for text in ("--size", f"{side}x{side}")]
+    arguments = ["bench", "hyperprior-s", "--runs", "1", "--photo", str(tmp_path / "photo.png"), *sizes]
+    lines = CliRunner().invoke(main, arguments).stdout.splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:5]] == ["32 x 32, cpu", "64 x 64, cpu", "128 x 128, cpu"]
+    assert lines[5].startswith("hyperprior-s: encode ~ pixels^")
+    (tmp_path / "rows.json").write_text(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    rows = bench.load(tmp_path / "rows.json")
+    measured = [replace(row, encode_s=3 * row.megapixels**0.8, bpp=1.5) for row in rows]
+    assert bench.growth(measured)["hyperprior-s"]["encode"] == pytest.approx(0.8)
+    assert bench.growth(measured)["hyperprior-s"]["bits per pixel"] == pytest.approx(0, abs=1e-9)
+    assert bench.growth(measured[:1]) == {}
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,6 @@ def test_the_demo_prints_a_table_and_writes_a_page_with_its_pictures(demo, tmp_p
     assert np.array_equal(np.asarray(Image.open(out / "original.webp")), np.asarray(crop))
 
 
-def test_the_nearest_size_is_found_and_the_ends_of_the_scale_hold(demo):
-    class Linear:
-        def encode(self, image, quality):
-            return bytes(100 + 10 * quality), None
-
-    sizes = {5: 0, 100: 0, 154: 5, 156: 6, 1096: 100, 9999: 100}
-    assert {size: demo.nearest(Linear(), None, size) for size in sizes} == sizes
-
-
 def test_a_file_that_cannot_be_small_enough_is_noted(demo, tmp_path, capsys, monkeypatch):
     class Tiny:
         def encode(self, image, quality):

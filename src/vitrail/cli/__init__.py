@@ -14,6 +14,7 @@ from vitrail.cli.decompress import decompress
 from vitrail.cli.eval import eval_
 from vitrail.cli.info import info
 from vitrail.cli.models import models
+from vitrail.cli.results import results
 from vitrail.cli.selfcheck import selfcheck
 from vitrail.cli.train import train
 from vitrail.errors import VitrailError
@@ -40,5 +41,5 @@ def main() -> None:
     """
 
 
-for command in (compress, decompress, info, models, eval_, bench, data, train, ablate, selfcheck):
+for command in (compress, decompress, info, models, eval_, bench, results, data, train, ablate, selfcheck):
     main.add_command(command)

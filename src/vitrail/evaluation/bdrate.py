@@ -18,7 +18,7 @@ class Curve(NamedTuple):
     bpp: tuple[float, ...]
     """Bits per pixel, above 0."""
     psnr: tuple[float, ...]
-    """dB."""
+    """dB; or another quality in dB, where a plot says so."""
 
 
 def bd_rate(anchor: Curve, test: Curve) -> float:
@@ -83,6 +83,16 @@ def load_curve(spec: str) -> Curve:
         known = ", ".join(difflib.get_close_matches(name, curves, n=5, cutoff=0.3) or curves)
         raise UsageError(f"{problem}: write {path}:NAME with one of: {known}")
     return curves[name]
+
+
+def load_curves(file: Path) -> tuple[str, list[Curve]]:
+    """Read the metric, "psnr" or "ms_ssim_db", and all curves of a file of many. Raises `UsageError`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        metric = content["metric"]
+        return metric, [Curve(each["name"], tuple(each["bpp"]), tuple(each[metric])) for each in content["curves"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is no file of curves, such as benchmarks/kodak_psnr.json ({error})") from error
 
 
 def _curves(content: Any) -> list[Curve]:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from vitrail import codec, picture, weights, zoo
 from vitrail.config import CONFIGS, named
-from vitrail.errors import VitrailError
+from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation import cost
 from vitrail.model import Model
 
@@ -46,16 +47,30 @@ class Row:
     peak_mib: float
     """The largest memory of the process, or of the GPU."""
     bpp: float
-    """Bits per pixel of the generated picture; it says little of photographs, nothing of an untrained model."""
+    """Bits per pixel; of the generated picture it says little of photographs, of an untrained model nothing."""
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels."""
+        return self.width * self.height / 1e6
 
 
-def run(name: str, size: tuple[int, int], device: str, runs: int) -> Row:
+def run(name: str, size: tuple[int, int], device: str, runs: int, photo: Path | None = None) -> Row:
     """Measure a model of the package, a weights file or a config, untrained, on a picture of (width, height).
 
-    `runs` is at least 1; the first of several is not counted.
-    Raises `VitrailError` if that fails.
+    The picture is the middle of `photo`, mirrored where it is smaller, or else a generated one. `runs` is at least 1;
+    the first of several is not counted. Raises `VitrailError` if that fails.
     """
-    command = [sys.executable, "-m", __name__, name, *map(str, size), device, str(runs)]
+    command = [
+        sys.executable,
+        "-m",
+        __name__,
+        name,
+        *map(str, size),
+        device,
+        str(runs),
+        *([str(photo)] if photo else []),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise VitrailError(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -86,10 +101,47 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def load(file: Path) -> list[Row]:
+    """Read rows that `vitrail bench --json` printed. Raises `UsageError`."""
+    try:
+        return [Row(**row) for row in json.loads(file.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{file} is not what vitrail bench --json prints ({error})") from error
+
+
+def growth(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return the exponent b of quantity = a pixels^b for models at several sizes, by least squares of logarithms."""
+    found = {}
+    for name in dict.fromkeys(row.name for row in rows):
+        mine = [row for row in rows if row.name == name]
+        pixels = np.log([row.megapixels for row in mine])
+        if len(set(pixels)) > 1:
+            quantities = {
+                "encode": "encode_s",
+                "decode": "decode_s",
+                "peak memory": "peak_mib",
+                "bits per pixel": "bpp",
+            }
+            found[name] = {
+                what: float(np.polyfit(pixels, np.log([getattr(row, field) for row in mine]), 1)[0])
+                for what, field in quantities.items()
+            }
+    return found
+
+
 # -- the child -------------------------------------------------------------------------------------------------------
 
 
-def _picture(width: int, height: int) -> picture.Picture:
+def _picture(width: int, height: int, photo: str | None) -> picture.Picture:
+    if photo is not None:
+        pixels = picture.read(photo).pixels
+        for axis, side in enumerate((height, width)):
+            cut = max(0, pixels.shape[axis] - side) // 2
+            pixels = pixels.take(range(cut, min(pixels.shape[axis], cut + side)), axis)
+            missing = [(0, 0)] * 3
+            missing[axis] = (0, side - pixels.shape[axis])
+            pixels = np.pad(pixels, missing, "symmetric")
+        return picture.read(np.ascontiguousarray(pixels))
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([128 + 90 * np.sin(x / (19 + 7 * k)) * np.cos(y / (23 - 5 * k)) for k in range(3)], 2)
     noise = np.random.default_rng(0).normal(0, 6, smooth.shape)
@@ -117,8 +169,8 @@ def _timed(call: Callable[[], Result], runs: int) -> tuple[Result, float]:
     return result, statistics.median(seconds[1:] or seconds)
 
 
-def _measure(name: str, width: int, height: int, device: str, runs: int) -> Row:
-    source = _picture(width, height)
+def _measure(name: str, width: int, height: int, device: str, runs: int, photo: str | None = None) -> Row:
+    source = _picture(width, height, photo)
     model, trained = _model(name, source)
     model.to(device)
     encoded, encode_s = _timed(lambda: codec.encode(source, model, QUALITY), runs)
@@ -144,5 +196,5 @@ def _measure(name: str, width: int, height: int, device: str, runs: int) -> Row:
 
 
 if __name__ == "__main__":
-    name, width, height, device, runs = sys.argv[1:]
-    print(json.dumps(asdict(_measure(name, int(width), int(height), device, int(runs)))))
+    name, width, height, device, runs, *photo = sys.argv[1:]
+    print(json.dumps(asdict(_measure(name, int(width), int(height), device, int(runs), *photo))))

@@ -1,13 +1,23 @@
 """The codecs that can be measured: Pillow's, and any Vitrail model, behind one small interface."""
 
+import bisect
+import functools
+import hashlib
+import importlib.metadata
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
+import pillow_jxl  # noqa: F401  tells Pillow of JPEG XL
+from PIL import Image, features
 
+import vitrail
+from vitrail import codec as vtl
+from vitrail import picture
 from vitrail.errors import UsageError
+from vitrail.refinement import effort_plan
 
 
 class Codec(Protocol):
@@ -20,6 +30,10 @@ class Codec(Protocol):
     @property
     def name(self) -> str:
         """The name that reports and tables show."""
+
+    @property
+    def identity(self) -> str:
+        """What its files and pictures follow from, beside the picture and the quality: code, settings, weights."""
 
     @property
     def qualities(self) -> tuple[int, ...]:
@@ -40,6 +54,13 @@ class PillowCodec:
     qualities: tuple[int, ...]
     options: Callable[[int], dict[str, Any]]
     """Maps a quality to the arguments of `Image.save`."""
+
+    @property
+    def identity(self) -> str:
+        """See `Codec`."""
+        libraries = [features.version(each) for each in ("libjpeg_turbo", "jpg_2000", "webp", "avif")]
+        packages = [importlib.metadata.version(each) for each in ("pillow", "pillow-jxl-plugin")]
+        return f"{self.name} {self.options(50)} {libraries} {packages}"
 
     def encode(self, image: Image.Image, quality: int) -> tuple[bytes, None]:
         """Encode. Raises `UsageError` for a quality out of range."""
@@ -74,6 +95,10 @@ def _avif(quality: int) -> dict[str, Any]:
     return {"quality": quality, "speed": 6, "subsampling": "4:4:4", "max_threads": 1, "autotiling": False}
 
 
+def _jxl(quality: int) -> dict[str, Any]:
+    return {"quality": quality, "effort": 7, "num_threads": 1}
+
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -81,6 +106,7 @@ PEERS = {
         PillowCodec("jpeg2000", (20, 28, 36, 44, 52, 60, 68, 76), _jpeg2000),
         PillowCodec("webp", (0, 5, 15, 30, 50, 70, 80, 88), _webp),
         PillowCodec("avif", (10, 20, 30, 40, 50, 60, 70, 80), _avif),
+        PillowCodec("jxl", (0, 10, 25, 40, 55, 70, 80, 88), _jxl),
     )
 }
 """Pillow's lossy codecs, set for few bytes at a bearable time."""
@@ -93,27 +119,44 @@ class VitrailCodec:
 
     def __init__(self, model: str, effort: int = 0) -> None:
         """Load a model by its name or path. Raises `ModelError` where there is none, `UsageError` for the effort."""
-        import vitrail
-        from vitrail.refinement import effort_plan
-
         self.name = f"{model}, effort {effort}" if effort else model
         self._plan = effort_plan(effort)
         self._model = vitrail.load_model(model)
+        assert self._model.identity is not None  # it came from a file
+        self.weights = self._model.identity.hex()
+        self.identity = f"{self.weights} {effort} {_code()}"
 
     def encode(self, image: Image.Image, quality: int) -> tuple[bytes, float | None]:
         """Encode, reading the picture included. Raises `UsageError` for a quality out of range."""
-        import vitrail.codec
-        import vitrail.picture
-
-        encoded = vitrail.codec.encode(vitrail.picture.read(image), self._model, quality, self._plan)
+        encoded = vtl.encode(picture.read(image), self._model, quality, self._plan)
         return encoded.data, encoded.coder_seconds
 
     def decode(self, data: bytes) -> tuple[Image.Image, float | None]:
         """Decode."""
-        import vitrail.codec
-
-        decoded = vitrail.codec.decode(data, self._model)
+        decoded = vtl.decode(data, self._model)
         return decoded.image, decoded.coder_seconds
+
+
+@functools.cache
+def _code() -> str:
+    """Return a hash of all code that makes files and pictures."""
+    found = hashlib.sha256()
+    package = Path(vitrail.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        if file.relative_to(package).parts[0] not in ("cli", "evaluation", "training"):
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def nearest(codec: Codec, image: Image.Image, size: int) -> int:
+    """Return the quality, 0 to 100, whose file comes nearest to `size` bytes."""
+
+    @functools.cache
+    def size_at(quality: int) -> int:
+        return len(codec.encode(image, quality)[0])
+
+    above = bisect.bisect_left(range(101), size, key=size_at)
+    return min(max(above - 1, 0), min(above, 100), key=lambda quality: abs(size_at(quality) - size))
 
 
 def codec(name: str, effort: int = 0) -> Codec:

@@ -81,39 +81,54 @@ def evaluate(
     folder: Path,
     qualities: Sequence[int],
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    measured: Callable[[Codec, str, Image.Image, int], Measurement] | None = None,
 ) -> Report:
     """Encode and decode every picture of a folder at every quality.
 
     Pictures are the files in the folder with one of `SUFFIXES`, in the order of their names. They are taken
     as RGB without alpha and metadata, so that all codecs code the same. Qualities are in the codec's own
     scale. Each call is timed once, after a warm-up on the first picture. `progress` wraps the pictures while
-    they are coded, as `tqdm` does.
+    they are coded, as `tqdm` does. `measured` replaces `measure`, such as by what a cache remembers; the warm-up
+    is then its affair.
 
     Raises `UsageError` for a folder without pictures or a quality that the codec does not know,
     `PictureError` for a picture that cannot be read, and `VitrailError` where a picture comes back in another
     size.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise UsageError(f"no pictures in {folder}: give a folder that holds {', '.join(SUFFIXES)} files")
-    codec.decode(codec.encode(_rgb(paths[0]), qualities[0])[0])
+    paths = pictures(folder)
+    if measured is None:
+        codec.decode(codec.encode(rgb(paths[0]), qualities[0])[0])
+        measured = _measured
     images = []
     for path in progress(paths):
-        image = _rgb(path)
-        images += [measure(codec, path.name, image, quality)[0] for quality in qualities]
+        image = rgb(path)
+        images += [measured(codec, path.name, image, quality) for quality in qualities]
     return Report(
         codec=codec.name,
         dataset=folder.resolve().name,
         pictures=len(paths),
-        machine=_machine(),
+        machine=machine() | {"matmul_gmacs": _matmul()},
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         points=[_average([m for m in images if m.quality == quality]) for quality in qualities],
         images=images,
     )
 
 
-def _rgb(path: Path) -> Image.Image:
+def pictures(folder: Path) -> list[Path]:
+    """Return the files in a folder with one of `SUFFIXES`, by name. Raises `UsageError` where there are none."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UsageError(f"no pictures in {folder}: give a folder that holds {', '.join(SUFFIXES)} files")
+    return paths
+
+
+def rgb(path: Path) -> Image.Image:
+    """Return a picture as RGB without alpha and metadata. Raises `PictureError`."""
     return Image.fromarray(read(path).pixels)
+
+
+def _measured(codec: Codec, file: str, image: Image.Image, quality: int) -> Measurement:
+    return measure(codec, file, image, quality)[0]
 
 
 def measure(codec: Codec, file: str, image: Image.Image, quality: int) -> tuple[Measurement, bytes, Image.Image]:
@@ -159,21 +174,25 @@ def _unless_none(average: Callable[[list[float]], float], values: Sequence[float
     return average(known) if len(known) == len(values) else None
 
 
-def _machine() -> dict[str, Any]:
-    """Say what the seconds depend on; a matrix product tells how fast this machine is, now, for networks."""
+def machine() -> dict[str, Any]:
+    """Return what the seconds depend on, but for what else the machine does."""
+    return {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def _matmul() -> float:
+    """Return how fast this machine is, now, for networks: a matrix product's multiply-accumulates in 10^9 a second."""
     a = torch.rand(1024, 1024)
     seconds = []
     for _ in range(5):
         start = time.perf_counter()
         a @ a
         seconds.append(time.perf_counter() - start)
-    return {
-        "cpu": _cpu(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "pillow": PIL.__version__,
-        "matmul_gmacs": round(1024**3 / min(seconds) / 1e9, 1),
-    }
+    return round(1024**3 / min(seconds) / 1e9, 1)
 
 
 def _cpu() -> str:
