@@ -2,7 +2,8 @@
 
 Codes the centres of a folder's first pictures at four qualities, plainly and by each plan, and prints BD-rates of real
 bytes against effort 0, and seconds. Plans that end in "straight" round straight through with the paper's decaying
-step; 0.062 and 0.59 are its numbers for high rates.
+step; 0.062 and 0.59 are its numbers for high rates. With `--steps` it prints instead which first step and decay of
+26 straight steps suit which picture and quality, by the loss (bits per pixel + lambda 255^2 MSE) of real bytes.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import vitrail
 from vitrail import codec, picture
 from vitrail.evaluation.bdrate import Curve, bd_rate
 from vitrail.evaluation.metrics import psnr
+from vitrail.model import Model
 from vitrail.refinement import EFFORTS, Plan, effort_plan
 
 QUALITIES = (10, 35, 60, 85)
@@ -28,19 +30,53 @@ PLANS = {f"effort {effort}": effort_plan(effort) for effort in EFFORTS} | {
 }
 
 
-def main(folder: Path, pictures: int, side: int, model: str) -> None:
-    """Print the table."""
-    loaded = vitrail.load_model(model)
+FIRST_STEPS = (0.003, 0.006, 0.012, 0.03, 0.062)
+DECAYS = (0.59, 0.8, 0.9, 0.97)
+
+
+def centres(folder: Path, pictures: int, side: int) -> list[picture.Picture]:
+    """Return the centres of a folder's first pictures."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".png", ".webp"))[:pictures]
     sources = []
     for file in files:
         pixels = picture.read(file).pixels
         top, left = ((length - side) // 2 if length > side else 0 for length in pixels.shape[:2])
         sources.append(picture.read(np.ascontiguousarray(pixels[top : top + side, left : left + side])))
-    anchor = None
+    return sources
+
+
+def step_table(sources: list[picture.Picture], model: Model) -> None:
+    """Print the gains of each first step and decay by quality, and the best of them for each picture."""
+    grid = [(first, decay) for first in FIRST_STEPS for decay in DECAYS]
+    gains: dict[tuple[int, int], dict[tuple[float, float], float]] = {}
+    for quality in tqdm(QUALITIES, leave=False):
+        weight = float(model.lambdas(torch.tensor([float(quality)]))) * 255**2
+        for number, source in enumerate(sources):
+
+            def loss(plan: Plan, source: picture.Picture = source, at: int = quality, weight: float = weight) -> float:
+                data = codec.encode(source, model, at, plan).data
+                decoded = np.asarray(codec.decode(data, model).image) / 255
+                mse = float(np.mean((decoded - source.pixels / 255) ** 2))
+                return 8 * len(data) / source.pixels[..., 0].size + weight * mse
+
+            plain = loss(Plan(0))
+            gains[quality, number] = {each: 100 * (loss(Plan(26, *each, annealing=False)) / plain - 1) for each in grid}
+    print(f"| quality | {' | '.join(f'{first} {decay}^n' for first, decay in grid)} |\n|{'---|' * (len(grid) + 1)}")
+    for quality in QUALITIES:
+        means = [statistics.fmean(gains[quality, number][each] for number in range(len(sources))) for each in grid]
+        print(f"| {quality} | {' | '.join(f'{mean:+.1f}' for mean in means)} |")
     print(
-        f"{len(sources)} pictures, at most {side} pixels a side\n| plan | steps | BD-rate, % | s |\n|---|---|---|---|"
+        f"\n| picture | {' | '.join(f'quality {quality}' for quality in QUALITIES)} |\n|{'---|' * (len(QUALITIES) + 1)}"
     )
+    for number in range(len(sources)):
+        best = [min(gains[quality, number].items(), key=lambda item: item[1]) for quality in QUALITIES]
+        print(f"| {number} | {' | '.join(f'{first} {decay}^n: {gain:+.1f}' for (first, decay), gain in best)} |")
+
+
+def effort_table(sources: list[picture.Picture], loaded: Model) -> None:
+    """Print BD-rates and seconds of all plans."""
+    anchor = None
+    print("| plan | steps | BD-rate, % | s |\n|---|---|---|---|")
     for name, plan in PLANS.items():
         torch.manual_seed(0)
         points, seconds = [], []
@@ -65,6 +101,8 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--side", type=int, default=10**6)
+    parser.add_argument("--steps", action="store_true")
     parser.add_argument("--model", default=vitrail.DEFAULT)
     arguments = parser.parse_args()
-    main(arguments.folder, arguments.pictures, arguments.side, arguments.model)
+    make = step_table if arguments.steps else effort_table
+    make(centres(arguments.folder, arguments.pictures, arguments.side), vitrail.load_model(arguments.model))

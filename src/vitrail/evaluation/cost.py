@@ -50,19 +50,20 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
     features = torch.zeros(1, model.hyperprior.features, *y.shape[2:])
     # Of a context model the shapes alone are followed: a serial one takes thousands of steps.
     context, symbols, known = model.context.to("meta"), y.to("meta"), features.to("meta")
-    calls: list[Callable[[], object]] = [
-        lambda: model.transform.analysis(x, quality),
-        lambda: model.hyperprior.analysis(y),
-        lambda: model.hyperprior.synthesis(z),
-        lambda: (context if config.exact else context.stepwise)(symbols, known),
-        lambda: context.stepwise(symbols, known),
-        lambda: model.transform.synthesis(y, quality),
-    ]
-    return Cost(*(_counted(call) / 1000 / (height * width) for call in calls))
+    pixels = height * width
+    stepwise = _counted(lambda: context.stepwise(symbols, known), pixels)
+    return Cost(
+        analysis=_counted(lambda: model.transform.analysis(x, quality), pixels),
+        hyper_analysis=_counted(lambda: model.hyperprior.analysis(y), pixels),
+        hyper_synthesis=_counted(lambda: model.hyperprior.synthesis(z), pixels),
+        context_encode=_counted(lambda: context(symbols, known), pixels) if config.exact else stepwise,
+        context_decode=stepwise,
+        synthesis=_counted(lambda: model.transform.synthesis(y, quality), pixels),
+    )
 
 
-def _counted(call: Callable[[], object]) -> float:
+def _counted(call: Callable[[], object], pixels: int) -> float:
     # Fused attention on a CPU is not counted; written out it is.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops() / 2
+    return counter.get_total_flops() / 2000 / pixels
