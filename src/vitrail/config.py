@@ -263,9 +263,9 @@ _SMALL_MCDH = ModelConfig(
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
 
 
-def _paper(name: str, sfg: bool = True, egr: bool = True, cache: bool = True) -> ModelConfig:
+def _paper(suffix: str, **settings: Any) -> ModelConfig:
     """Return the paper's model with some optimisations of its context model off."""
-    return replace(_PAPER, name=name, context=EContextformer(sfg=sfg, egr=egr, cache=cache))
+    return replace(_PAPER, name=f"{_PAPER.name}-{suffix}", context=EContextformer(**settings))
 
 
 CONFIGS: dict[str, ModelConfig] = {
@@ -286,10 +286,11 @@ CONFIGS: dict[str, ModelConfig] = {
             exact=True,
         ),
         _PAPER,
-        _paper("econtextformer-nocache", cache=False),
-        _paper("econtextformer-nosfg", sfg=False),
-        _paper("econtextformer-noegr", egr=False, cache=False),
-        _paper("econtextformer-plain", sfg=False, egr=False, cache=False),
+        _paper("nocache", cache=False),
+        _paper("nosfg", sfg=False),
+        _paper("noegr", egr=False, cache=False),
+        _paper("plain", sfg=False, egr=False, cache=False),
+        _paper("global", window=32),  # one window on 512 x 512 pixels
         ModelConfig("contextformer", ConvTransform(), ConvHyperprior(kernel=3), Contextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
         # What eContextformer's choices are worth.
