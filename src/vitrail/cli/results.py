@@ -1,6 +1,7 @@
 """`vitrail results`: all codecs on one folder, as a page and as tables."""
 
 import functools
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -64,13 +65,19 @@ def results(
     codecs = [codec(name) for name in models or (*zoo.names(), *PEERS)]
     if len(codecs) > len({each.name for each in codecs}):
         raise UsageError("a codec is named twice; name each once")
+    try:
+        for part in ("measured", "pictures", "reports"):
+            (out / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write into {out}: {error.strerror}") from error
     cache = Cache(out / "measured")
-    (out / "reports").mkdir(exist_ok=True)
     reports = []
     for each in codecs:
         progress = functools.partial(tqdm, desc=each.name, unit="picture", file=sys.stderr, leave=False)
         report = evaluate(each, folder, each.qualities, progress, cache.measure)
-        write_file(out / "reports" / f"{Path(each.name).stem}.json", f"{report.to_json()}\n".encode())
+        write_file(
+            out / "reports" / f"{re.sub(r'[^-.,=+@A-Za-z0-9]+', '_', each.name)}.json", f"{report.to_json()}\n".encode()
+        )
         reports.append(report)
     progress = functools.partial(tqdm, desc="pictures", unit="picture", file=sys.stderr, leave=False)
     shown = made.show(codecs, folder, out / "pictures", progress)

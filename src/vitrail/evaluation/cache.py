@@ -22,10 +22,9 @@ class Cache:
     """A folder of measurements, one a file, each named by a hash of all that it follows from."""
 
     def __init__(self, folder: Path) -> None:
-        """Use the folder, made where it does not exist."""
+        """Use an existing folder."""
         self._folder = folder
         self._warm: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self, codec: Codec, file: str, image: Image.Image, quality: int) -> Measurement:
         """Return what `sweep.measure` does, or did; what cannot be read is measured again."""

@@ -144,7 +144,10 @@ class Results:
         """Return a page in HTML, whose pictures lie beside it and whose plots it holds."""
         measured = self.curves
         ms_ssim = [
-            Curve(r.codec, *zip(*((p.bpp, -10 * np.log10(1 - p.ms_ssim)) for p in r.points if p.ms_ssim), strict=True))
+            Curve(
+                r.codec,
+                *zip(*((p.bpp, -10 * np.log10(max(1 - p.ms_ssim, 1e-10))) for p in r.points if p.ms_ssim), strict=True),
+            )
             for r in self.reports
             if all(p.ms_ssim for p in r.points)
         ]
@@ -174,13 +177,12 @@ def show(
     out: Path,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> list[list[Shown]]:
-    """Write the middles of some pictures of a folder as each codec gives them back, for equal bytes, into `out`.
+    """Write the middles of some pictures as each codec gives them back, for equal bytes, into the folder `out`.
 
     What is there is not made again. Returns a row a picture: the original, and each codec.
     """
     paths = pictures(folder)
     chosen = [paths[index] for index in sorted({len(paths) * step // _SHOWN for step in range(_SHOWN)})]
-    out.mkdir(parents=True, exist_ok=True)
     rows = []
     for path in progress(chosen):
         image = rgb(path)
@@ -198,15 +200,18 @@ def _shown(codec: Codec, image: Image.Image, size: int | None, out: Path) -> Sho
     stem = hashlib.sha256(f"{codec.identity} {digest(image)} {size}".encode()).hexdigest()[:16]
     note = out / f"{stem}.json"
     try:
-        return Shown(**json.loads(note.read_text()))
+        found = Shown(**json.loads(note.read_text()))
+        if (out / found.file).is_file():
+            return found
     except (OSError, ValueError, TypeError):
-        quality = _QUALITY if size is None else nearest(codec, image, size)
-        data, _ = codec.encode(image, quality)
-        decoded, _ = codec.decode(data)
-        save(_middle(decoded), out / f"{stem}.webp")
-        found = Shown(codec.name, quality, len(data), psnr(np.asarray(image), np.asarray(decoded)), f"{stem}.webp")
-        write_file(note, json.dumps(asdict(found)).encode())
-        return found
+        pass
+    quality = _QUALITY if size is None else nearest(codec, image, size)
+    data, _ = codec.encode(image, quality)
+    decoded, _ = codec.decode(data)
+    save(_middle(decoded), out / f"{stem}.webp")
+    found = Shown(codec.name, quality, len(data), psnr(np.asarray(image), np.asarray(decoded)), f"{stem}.webp")
+    write_file(note, json.dumps(asdict(found)).encode())
+    return found
 
 
 def _middle(image: Image.Image) -> Image.Image:
