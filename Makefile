@@ -44,8 +44,9 @@ results: $(READY)  ## measure all models and Pillow's codecs on $(KODAK): docs/r
 	  --published benchmarks/kodak_psnr.json --published benchmarks/kodak_ms_ssim_db.json
 
 growth: $(READY)  ## measure $(MODEL) on $(PICTURE) from 0.1 to 24 megapixels
+	mkdir -p results
 	$(BIN)/vitrail bench $(MODEL) --photo $(PICTURE) --runs 2 --json --size 384x256 --size 768x512 \
-	  --size 1536x1024 --size 3072x2048 --size 6000x4000 > growth.part && mv growth.part benchmarks/growth.json
+	  --size 1536x1024 --size 3072x2048 --size 6000x4000 > results/growth.part && mv results/growth.part benchmarks/growth.json
 
 roundtrip: $(READY)  ## check that files of $(MODEL) hold what the encoder saw, on the pictures in $(KODAK)
 	$(BIN)/python benchmarks/roundtrip.py --model $(MODEL) $(wildcard $(KODAK)/*.png)

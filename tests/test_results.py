@@ -32,10 +32,15 @@ def folder(tmp_path: Path, photo: Image.Image) -> Path:
 def test_tables_plots_and_pictures(folder: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, markdown = tmp_path / "out", tmp_path / "page.md"
     markdown.write_text(MARKED)
-    arguments = [folder, "--out", out, "--model", tiny, "--model", "jpeg", "--published", CURVES]
+    sizes = tmp_path / "sizes.json"
+    row = {"name": "m", "trained": True, "device": "cpu", "photo": "p.png", "parameters": 1, "kmac": {}, "bpp": 1.0}
+    row |= {"encode_s": 1.0, "encode_coder_s": 0.1, "decode_s": 1.0, "decode_coder_s": 0.1, "peak_mib": 9.0}
+    sizes.write_text(json.dumps([row | {"width": side, "height": side} for side in (10, 100)]))
+    arguments = [folder, "--out", out, "--model", tiny, "--model", "jpeg", "--published", CURVES, "--sizes", sizes]
     assert run(*arguments, "--markdown", markdown).exit_code == 0
     page, tables = (out / "index.html").read_text(), markdown.read_text()
-    assert page.count("<svg") == 3  # PSNR, MS-SSIM, seconds
+    assert page.count("<svg") == 4  # PSNR, MS-SSIM, seconds, growth
+    assert "encode ~ pixels^" in tables
     assert tables.startswith("above\n<!-- begin")
     assert tables.endswith("end: vitrail results -->\nbelow\n")
     assert "old" not in tables
@@ -46,12 +51,14 @@ def test_tables_plots_and_pictures(folder: Path, tmp_path: Path, tiny: Path, mon
     assert len(list((out / "pictures").glob("*.webp"))) == 6
     report = json.loads((out / "reports" / "jpeg.json").read_text())
     assert report["pictures"] == 2
+    assert "| jpeg | " in tables.split("### Speed")[0]
+    assert "+0.0" not in tables
     assert f"| jpeg | 5 | {report['points'][0]['bpp']:.4f} |" in tables
 
     monkeypatch.setattr(cache, "measure", lambda *_: pytest.fail("measured again"))
     assert run(*arguments, "--markdown", markdown).exit_code == 0
     assert markdown.read_text() == tables
-    assert (out / "index.html").read_text().count("<svg") == 3
+    assert (out / "index.html").read_text().count("<svg") == 4
 
 
 def test_a_cache_knows_pixels_settings_and_damage(tmp_path: Path, photo: Image.Image) -> None:
@@ -72,9 +79,12 @@ def test_a_cache_knows_pixels_settings_and_damage(tmp_path: Path, photo: Image.I
 def test_faults_are_found_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
     markdown = tmp_path / "page.md"
     markdown.write_text("no marks")
+    uneven = tmp_path / "uneven.json"
+    uneven.write_text('{"metric": "psnr", "curves": [{"name": "x", "bpp": [1], "psnr": [1, 2]}]}')
     for extra, said in (
         (["--markdown", markdown], "write the lines"),
         (["--published", markdown], "curves"),
+        (["--published", uneven], "more rates"),
         (["--sizes", markdown], "vitrail bench"),
         (["--model", "jpeg", "--model", "jpeg"], "named twice"),
         (["--model", "nothing"], "nothing"),
@@ -89,6 +99,7 @@ def test_the_nearest_size_is_found_and_the_ends_of_the_scale_hold() -> None:
     class Linear:
         name = identity = "linear"
         qualities = (50,)
+        lowest = 0
 
         def encode(self, image: Image.Image, quality: int) -> tuple[bytes, None]:
             return bytes(100 + 10 * quality), None
@@ -97,4 +108,6 @@ def test_the_nearest_size_is_found_and_the_ends_of_the_scale_hold() -> None:
             raise NotImplementedError
 
     sizes = {5: 0, 100: 0, 154: 5, 156: 6, 1096: 100, 9999: 100}
-    assert {size: nearest(Linear(), Image.new("RGB", (1, 1)), size) for size in sizes} == sizes
+    image = Image.new("RGB", (64, 64))
+    assert {size: nearest(Linear(), image, size) for size in sizes} == sizes
+    assert nearest(codec("econtextformer-s"), image, 1) == 1

@@ -231,6 +231,15 @@ def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:
     assert "(batch)" in other.stderr
 
 
+def test_an_ablation_needs_latents_of_all_its_configs(folder: Path, tmp_path: Path, tiny: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["ablate", "hyperprior-s", "--data", folder, "--valid", folder, "--out", out, "--minutes", 1]
+    result = CliRunner().invoke(main, [*map(str, arguments), "--latents", str(tiny)])
+    assert result.exit_code == 1
+    assert "other latents than the config hyperprior-s" in result.stderr
+    assert not out.exists()
+
+
 def test_an_ablation_names_a_config_once(folder: Path, tmp_path: Path) -> None:
     arguments = [
         "ablate",

@@ -243,11 +243,6 @@ _SMALL_CONTEXT = EContextformer(
 _SMALL = ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=256, exact=True)
 
 
-def _small(suffix: str, **settings: Any) -> ModelConfig:
-    """Return the small model with other settings of its context model."""
-    return replace(_SMALL, name=f"{_SMALL.name}-{suffix}", context=replace(_SMALL_CONTEXT, **settings))
-
-
 _SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 2, 1), mlp=2, linear=True)
 
 _SMALL_MCDH_CONTEXT = MCDHContext(width=96, heads=3, hidden=(256, 192))
@@ -263,9 +258,9 @@ _SMALL_MCDH = ModelConfig(
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
 
 
-def _paper(suffix: str, **settings: Any) -> ModelConfig:
-    """Return the paper's model with some optimisations of its context model off."""
-    return replace(_PAPER, name=f"{_PAPER.name}-{suffix}", context=EContextformer(**settings))
+def _variant(base: ModelConfig, suffix: str, **settings: Any) -> ModelConfig:
+    """Return a config with other settings of its context model."""
+    return replace(base, name=f"{base.name}-{suffix}", context=replace(base.context, **settings))
 
 
 CONFIGS: dict[str, ModelConfig] = {
@@ -286,21 +281,21 @@ CONFIGS: dict[str, ModelConfig] = {
             exact=True,
         ),
         _PAPER,
-        _paper("nocache", cache=False),
-        _paper("nosfg", sfg=False),
-        _paper("noegr", egr=False, cache=False),
-        _paper("plain", sfg=False, egr=False, cache=False),
-        _paper("global", window=32),  # one window on 512 x 512 pixels
+        _variant(_PAPER, "nocache", cache=False),
+        _variant(_PAPER, "nosfg", sfg=False),
+        _variant(_PAPER, "noegr", egr=False, cache=False),
+        _variant(_PAPER, "plain", sfg=False, egr=False, cache=False),
+        _variant(_PAPER, "global", window=32),  # one window on 512 x 512 pixels
         ModelConfig("contextformer", ConvTransform(), ConvHyperprior(kernel=3), Contextformer(), Mixture()),
         ModelConfig("mcdh", AGWinT(), DualHyperprior(), MCDHContext()),
         # What eContextformer's choices are worth.
-        _small("k4", window=4),
-        _small("k16", window=16),
-        _small("cfo", order="cfo"),
-        _small("n1", segments=1),
-        _small("n2", segments=2),
-        _small("n8", segments=8),
-        _small("channel", attention="channel"),
+        _variant(_SMALL, "k4", window=4),
+        _variant(_SMALL, "k16", window=16),
+        _variant(_SMALL, "cfo", order="cfo"),
+        _variant(_SMALL, "n1", segments=1),
+        _variant(_SMALL, "n2", segments=2),
+        _variant(_SMALL, "n8", segments=8),
+        _variant(_SMALL, "channel", attention="channel"),
         replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),

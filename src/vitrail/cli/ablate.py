@@ -47,15 +47,18 @@ def ablate(
 
         from vitrail.evaluation import ablation
         from vitrail.storage import write_file
+        from vitrail.training.loop import with_latents_of
     except ImportError as error:
         raise UsageError(f"ablations need more packages ({error.name}); pip install 'vitrail[train,eval]'") from error
 
     chosen = [name for each in configs for name in ABLATIONS.get(each, (each,))]
     for name in chosen:
-        named(name)
+        config = named(name)
+        if latents:
+            with_latents_of(config, latents)
     if len(set(chosen)) < len(chosen):
         raise UsageError("a config is named twice; --repeat shows the noise of a repeated run")
-    spent = ablation.Budget(str(data.resolve()), str(valid.resolve()), minutes, processes, batch, crop, latents)
+    spent = ablation.Budget(str(data.resolve()), str(valid.resolve()), minutes, processes, batch, crop, _whole(latents))
     ablation.claim(out, spent)
     folders = [ablation.run(name, 0, spent, out) for name in chosen]
     if repeat:
@@ -64,3 +67,8 @@ def ablate(
     rows = [ablation.row(folder, folders[0], valid, progress) for folder in folders]
     write_file(out / "table.md", f"{ablation.table(rows)}\n".encode())
     click.echo(json.dumps([vars(row) for row in rows]) if as_json else ablation.table(rows))
+
+
+def _whole(latents: str | None) -> str | None:
+    """Return a weights file's whole path: runs are compared by it. A model's name stays."""
+    return str(Path(latents).resolve()) if latents and Path(latents).is_file() else latents

@@ -26,7 +26,7 @@ def _whole_numbers(_: click.Context, __: click.Parameter, value: str | None) -> 
     "--model",
     default="econtextformer-s",
     show_default=True,
-    help="A Vitrail model's name or path; or jpeg, jpeg2000, webp, avif.",
+    help="A Vitrail model's name or path; or jpeg, jpeg2000, webp, avif, jxl.",
 )
 @click.option(
     "--quality",

@@ -61,7 +61,8 @@ def results(
     # Whatever can go wrong does so before the long sweeps.
     others = [load_curves(file) for file in published]
     rows = bench.load(sizes) if sizes else []
-    before, after = made.around(markdown) if markdown else ("", "")
+    if markdown:
+        made.around(markdown)
     codecs = [codec(name) for name in models or (*zoo.names(), *PEERS)]
     if len(codecs) > len({each.name for each in codecs}):
         raise UsageError("a codec is named twice; name each once")
@@ -91,5 +92,6 @@ def results(
     )
     write_file(out / "index.html", found.page(shown).encode())
     if markdown:
+        before, after = made.around(markdown)
         write_file(markdown, f"{before}\n{found.markdown()}\n{after}".encode())
     click.echo(out / "index.html")

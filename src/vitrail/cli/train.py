@@ -81,6 +81,8 @@ def train(
         minutes=minutes, batch=batch, crop=crop, processes=processes, highest=highest, lowest=lowest, seed=seed
     )
     chosen = named(config)
+    if latents:
+        loop.with_latents_of(chosen, latents)  # fails before the photographs are decoded
     if stores.is_store(data):
         if store:
             raise UsageError(f"{data} is a store already; leave --store away")

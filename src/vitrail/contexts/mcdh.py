@@ -190,7 +190,8 @@ class _RasterWalk(Walk):
         self.padded = features.new_zeros(batch, model.latents, self.height + 2 * _REACH, self.width + 2 * _REACH)
         index = torch.arange(self.height * self.width, device="cpu").view(self.height, self.width)
         tiles = [index[part].flatten() for part in _tiles(self.height, self.width, model.part.tile)]
-        self.place = {index: (tile.to(features.device), at) for tile in tiles for at, index in enumerate(tile.tolist())}
+        placed = [(tile.tolist(), tile.to(features.device)) for tile in tiles]
+        self.place = {index: (tile, at) for places, tile in placed for at, index in enumerate(places)}
         shape = (batch, model.part.heads, self.height * self.width, model.part.width // model.part.heads)
         self.keys, self.values = features.new_zeros(shape), features.new_zeros(shape)
 

@@ -89,8 +89,11 @@ def load_curves(file: Path) -> tuple[str, list[Curve]]:
     """Read the metric, "psnr" or "ms_ssim_db", and all curves of a file of many. Raises `UsageError`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        metric = content["metric"]
-        return metric, [Curve(each["name"], tuple(each["bpp"]), tuple(each[metric])) for each in content["curves"]]
+        metric = {"psnr": "psnr", "ms_ssim_db": "ms_ssim_db"}[content["metric"]]
+        found = [Curve(each["name"], tuple(each["bpp"]), tuple(each[metric])) for each in content["curves"]]
+        if any(len(curve.bpp) != len(curve.psnr) for curve in found):
+            raise ValueError("a curve has more rates than qualities, or fewer")
+        return metric, found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{file} is no file of curves, such as benchmarks/kodak_psnr.json ({error})") from error
 

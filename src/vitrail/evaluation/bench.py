@@ -34,6 +34,8 @@ class Row:
     name: str
     trained: bool
     device: str
+    photo: str | None
+    """The picture whose middle was coded; None for a generated one."""
     width: int
     height: int
     parameters: int
@@ -182,6 +184,7 @@ def _measure(name: str, width: int, height: int, device: str, runs: int, photo: 
         name=name,
         trained=trained,
         device=device,
+        photo=photo,
         width=width,
         height=height,
         parameters=sum(parameter.numel() for parameter in model.parameters()),

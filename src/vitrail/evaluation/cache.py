@@ -1,6 +1,8 @@
 """Measurements that were made before, of the same codec, pixels and quality on the same sort of machine."""
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +20,15 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(str(image.size).encode() + np.asarray(image).tobytes()).hexdigest()
 
 
+@functools.cache
+def _measuring() -> str:
+    """Return a hash of the code that measures."""
+    found = hashlib.sha256(importlib.metadata.version("pytorch-msssim").encode())
+    for name in ("codecs", "metrics", "sweep"):
+        found.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return found.hexdigest()
+
+
 class Cache:
     """A folder of measurements, one a file, each named by a hash of all that it follows from."""
 
@@ -28,7 +39,7 @@ class Cache:
 
     def measure(self, codec: Codec, file: str, image: Image.Image, quality: int) -> Measurement:
         """Return what `sweep.measure` does, or did; what cannot be read is measured again."""
-        parts = [codec.identity, machine(), digest(image), quality]
+        parts = [codec.identity, _measuring(), machine(), digest(image), quality]
         place = self._folder / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
         try:
             return replace(Measurement(**json.loads(place.read_text())), file=file)

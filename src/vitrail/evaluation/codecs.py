@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pillow_jxl  # noqa: F401  tells Pillow of JPEG XL
 from PIL import Image, features
@@ -36,6 +36,10 @@ class Codec(Protocol):
         """What its files and pictures follow from, beside the picture and the quality: code, settings, weights."""
 
     @property
+    def lowest(self) -> int:
+        """The lowest quality; the highest is 100."""
+
+    @property
     def qualities(self) -> tuple[int, ...]:
         """The default sweep, ascending: about 0.1 to 2 bits per pixel on photographs."""
 
@@ -54,20 +58,24 @@ class PillowCodec:
     qualities: tuple[int, ...]
     options: Callable[[int], dict[str, Any]]
     """Maps a quality to the arguments of `Image.save`."""
+    lowest: ClassVar[int] = 0
 
     @property
     def identity(self) -> str:
         """See `Codec`."""
         libraries = [features.version(each) for each in ("libjpeg_turbo", "jpg_2000", "webp", "avif")]
         packages = [importlib.metadata.version(each) for each in ("pillow", "pillow-jxl-plugin")]
-        return f"{self.name} {self.options(50)} {libraries} {packages}"
+        return f"{self.name} {libraries} {packages}"
 
     def encode(self, image: Image.Image, quality: int) -> tuple[bytes, None]:
-        """Encode. Raises `UsageError` for a quality out of range."""
+        """Encode. Raises `UsageError` for a quality or a picture that the format does not take."""
         if not 0 <= quality <= 100:
             raise UsageError(f"quality {quality} is out of range: {self.name} takes 0 to 100")
         file = io.BytesIO()
-        image.save(file, self.name.upper(), **self.options(quality))
+        try:
+            image.save(file, self.name.upper(), **self.options(quality))
+        except (OSError, ValueError, RuntimeError) as error:  # such as a side above WebP's 16383 pixels
+            raise UsageError(f"{self.name} cannot code {image.width} x {image.height} pixels ({error})") from error
         return file.getvalue(), None
 
     def decode(self, data: bytes) -> tuple[Image.Image, None]:
@@ -115,6 +123,7 @@ PEERS = {
 class VitrailCodec:
     """A Vitrail model, loaded once; qualities run from 1 to 100."""
 
+    lowest = 1
     qualities = (1, 10, 25, 40, 55, 70, 85, 100)
 
     def __init__(self, model: str, effort: int = 0) -> None:
@@ -124,7 +133,7 @@ class VitrailCodec:
         self._model = vitrail.load_model(model)
         assert self._model.identity is not None  # it came from a file
         self.weights = self._model.identity.hex()
-        self.identity = f"{self.weights} {effort} {_code()}"
+        self.identity = f"{self.weights} {effort} {_code()} {importlib.metadata.version('constriction')}"
 
     def encode(self, image: Image.Image, quality: int) -> tuple[bytes, float | None]:
         """Encode, reading the picture included. Raises `UsageError` for a quality out of range."""
@@ -149,14 +158,14 @@ def _code() -> str:
 
 
 def nearest(codec: Codec, image: Image.Image, size: int) -> int:
-    """Return the quality, 0 to 100, whose file comes nearest to `size` bytes."""
+    """Return the quality whose file comes nearest to `size` bytes."""
 
     @functools.cache
     def size_at(quality: int) -> int:
         return len(codec.encode(image, quality)[0])
 
-    above = bisect.bisect_left(range(101), size, key=size_at)
-    return min(max(above - 1, 0), min(above, 100), key=lambda quality: abs(size_at(quality) - size))
+    above = codec.lowest + bisect.bisect_left(range(codec.lowest, 101), size, key=size_at)
+    return min(max(above - 1, codec.lowest), min(above, 100), key=lambda quality: abs(size_at(quality) - size))
 
 
 def codec(name: str, effort: int = 0) -> Codec:

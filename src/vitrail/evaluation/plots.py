@@ -14,9 +14,10 @@ from vitrail.evaluation.bench import Row
 def curves(measured: Sequence[Curve], published: Sequence[Curve], unit: str) -> str:
     """Draw rate-distortion curves: measured ones with lines and dots, published ones thin and dashed."""
     figure, axes = _axes("bits per pixel", unit)
-    for curve in published:
+    for number, curve in enumerate(published):
         points = sorted(zip(curve.bpp, curve.psnr, strict=True))
-        axes.plot(*zip(*points, strict=True), "--", linewidth=0.8, label=curve.name)
+        dashes = (0, (1 + number, 1.5))  # grey, told apart by their dashes
+        axes.plot(*zip(*points, strict=True), color="grey", linestyle=dashes, linewidth=0.9, label=curve.name)
     for curve in measured:
         points = sorted(zip(curve.bpp, curve.psnr, strict=True))
         axes.plot(*zip(*points, strict=True), "o-", linewidth=1.8, markersize=4, label=curve.name)

@@ -48,12 +48,20 @@ class Shown:
     """The middle of a picture as a codec gave it back, from a file of nearly the first codec's size."""
 
     codec: str
-    quality: int
     bytes: int
     psnr: float
     """dB, of the whole picture."""
     file: str
     """Lossless WebP, beside the page."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A picture's name, its middle in a file beside the page, and what the codecs made of it."""
+
+    name: str
+    file: str
+    shown: Sequence[Shown]
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,11 @@ class Results:
 
     def tables(self) -> list[Table]:
         """Return all tables."""
-        names = [curve.name for curve in self.curves]
+        measured = self.curves
+        names = [curve.name for curve in measured]
         rates = [
-            [other.name, *(_percent(other, mine) for mine in self.curves)] for other in (*self.curves, *self.published)
+            [other.name, *("" if mine is other else _percent(other, mine) for mine in measured)]
+            for other in (*measured, *self.published)
         ]
         seconds = [
             [
@@ -140,16 +150,19 @@ class Results:
         """Return all tables as Markdown."""
         return "\n\n".join([f"{self.about}\n\n    {self.command}", *(table.markdown() for table in self.tables())])
 
-    def page(self, shown: Sequence[Sequence[Shown]]) -> str:
+    def page(self, comparisons: Sequence[Comparison]) -> str:
         """Return a page in HTML, whose pictures lie beside it and whose plots it holds."""
         measured = self.curves
         ms_ssim = [
             Curve(
                 r.codec,
-                *zip(*((p.bpp, -10 * np.log10(max(1 - p.ms_ssim, 1e-10))) for p in r.points if p.ms_ssim), strict=True),
+                *zip(
+                    *((p.bpp, -10 * np.log10(max(1 - p.ms_ssim, 1e-10))) for p in r.points if p.ms_ssim is not None),
+                    strict=True,
+                ),
             )
             for r in self.reports
-            if all(p.ms_ssim for p in r.points)
+            if all(p.ms_ssim is not None for p in r.points)
         ]
         anchor = measured[0]
         speeds = {
@@ -168,7 +181,9 @@ class Results:
         ]
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         template = environment.from_string(Path(__file__).with_name("results.html").read_text("utf-8"))
-        return template.render(about=self.about, command=self.command, tables=self.tables(), plots=drawn, shown=shown)
+        return template.render(
+            about=self.about, command=self.command, tables=self.tables(), plots=drawn, comparisons=comparisons
+        )
 
 
 def show(
@@ -176,28 +191,29 @@ def show(
     folder: Path,
     out: Path,
     progress: Callable[[Sequence[Path]], Iterable[Path]] = iter,
-) -> list[list[Shown]]:
+) -> list[Comparison]:
     """Write the middles of some pictures as each codec gives them back, for equal bytes, into the folder `out`.
 
-    What is there is not made again. Returns a row a picture: the original, and each codec.
+    What is there is not made again.
     """
     paths = pictures(folder)
     chosen = [paths[index] for index in sorted({len(paths) * step // _SHOWN for step in range(_SHOWN)})]
-    rows = []
+    found = []
     for path in progress(chosen):
         image = rgb(path)
         original = f"{digest(image)[:16]}.webp"
         if not (out / original).is_file():
             save(_middle(image), out / original)
-        row = [Shown(path.name, 0, 0, 0, original)]
+        shown: list[Shown] = []
         for codec in codecs:
-            row.append(_shown(codec, image, row[1].bytes if len(row) > 1 else None, out))
-        rows.append(row)
-    return rows
+            shown.append(_shown(codec, image, shown[0].bytes if shown else None, out))
+        found.append(Comparison(path.name, original, shown))
+    return found
 
 
 def _shown(codec: Codec, image: Image.Image, size: int | None, out: Path) -> Shown:
-    stem = hashlib.sha256(f"{codec.identity} {digest(image)} {size}".encode()).hexdigest()[:16]
+    parts = f"{codec.identity} {digest(image)} {size} {_QUALITY} {_SIDE}"
+    stem = hashlib.sha256(parts.encode()).hexdigest()[:16]
     note = out / f"{stem}.json"
     try:
         found = Shown(**json.loads(note.read_text()))
@@ -209,7 +225,7 @@ def _shown(codec: Codec, image: Image.Image, size: int | None, out: Path) -> Sho
     data, _ = codec.encode(image, quality)
     decoded, _ = codec.decode(data)
     save(_middle(decoded), out / f"{stem}.webp")
-    found = Shown(codec.name, quality, len(data), psnr(np.asarray(image), np.asarray(decoded)), f"{stem}.webp")
+    found = Shown(codec.name, len(data), psnr(np.asarray(image), np.asarray(decoded)), f"{stem}.webp")
     write_file(note, json.dumps(asdict(found)).encode())
     return found
 
@@ -239,7 +255,7 @@ def _rate(anchor: Curve, test: Curve) -> float | None:
 
 def _percent(anchor: Curve, test: Curve) -> str:
     rate = _rate(anchor, test)
-    return "" if rate is None or anchor is test else f"{rate:+.1f}"
+    return "" if rate is None else f"{rate:+.1f}"
 
 
 def _growth_table(sizes: Sequence[Row]) -> Table:
@@ -251,13 +267,14 @@ def _growth_table(sizes: Sequence[Row]) -> Table:
         ]
         for row in sizes
     ]
-    slopes = "; ".join(
-        f"{name}: {', '.join(f'{what} ~ pixels^{slope:.2f}' for what, slope in each.items())}"
+    slopes = [
+        f"{name}: {', '.join(f'{what} ~ pixels^{slope:.2f}' for what, slope in each.items())}."
         for name, each in growth(sizes).items()
-    )
+    ]
+    photos = ", ".join(dict.fromkeys(Path(row.photo).name if row.photo else "a generated picture" for row in sizes))
     return Table(
         "Growth with size",
-        f"Seconds, MiB and bits per pixel of one photograph, mirrored to fill larger sizes, quality 50. {slopes}.",
+        " ".join([f"The middle of {photos}, mirrored where it is smaller, quality 50.", *slopes]),
         ["model", "picture", "megapixels", "encode, s", "decode, s", "peak, MiB", "bits per pixel"],
         rows,
     )

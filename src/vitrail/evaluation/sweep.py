@@ -96,8 +96,10 @@ def evaluate(
     size.
     """
     paths = pictures(folder)
+    about = machine()
     if measured is None:
         codec.decode(codec.encode(rgb(paths[0]), qualities[0])[0])
+        about["matmul_gmacs"] = _matmul()
         measured = _measured
     images = []
     for path in progress(paths):
@@ -107,7 +109,7 @@ def evaluate(
         codec=codec.name,
         dataset=folder.resolve().name,
         pictures=len(paths),
-        machine=machine() | {"matmul_gmacs": _matmul()},
+        machine=about,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         points=[_average([m for m in images if m.quality == quality]) for quality in qualities],
         images=images,

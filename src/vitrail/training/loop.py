@@ -139,13 +139,18 @@ def begin_with(model: Model, start: str) -> None:
     model.load_state_dict(given.in_floats().state_dict())
 
 
+def with_latents_of(config: ModelConfig, name: str) -> Model:
+    """Return other weights whose latents a config has too. Raises `UsageError` where it has not."""
+    given = weights.load(name)
+    like = replace(given.config, name=config.name, context=config.context, distribution=config.distribution)
+    if replace(like, exact=config.exact) != config:
+        raise UsageError(f"{name} has other latents than the config {config.name}; give weights with its other parts")
+    return given
+
+
 def keep_latents(model: Model, name: str) -> None:
     """Give a float model all but the context model of other weights, and leave only the context model to train."""
-    given = weights.load(name)
-    mine = model.config
-    if replace(given.config, name=mine.name, context=mine.context, distribution=mine.distribution, exact=False) != mine:
-        raise UsageError(f"{name} has other latents than the config {mine.name}; give weights with its other parts")
-    state = given.in_floats().state_dict()
+    state = with_latents_of(model.config, name).in_floats().state_dict()
     model.load_state_dict({key: each for key, each in state.items() if not key.startswith("context.")}, strict=False)
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(key.startswith("context."))
@@ -235,7 +240,9 @@ class _Run:
             state = self._state()
             self.fabric.load(self.out / CHECKPOINT, state)
         except Exception as error:  # torch raises nearly anything for damaged and for foreign checkpoints
-            raise UsageError(f"{self.out / CHECKPOINT} cannot be resumed: damaged, or of another model") from error
+            raise UsageError(
+                f"{self.out / CHECKPOINT} cannot be resumed: damaged, of another model, or with other --latents"
+            ) from error
         self.step, self.crops, self.seconds, _, skipped, norm = state["counters"]
         self.skipped.fill_(skipped)
         self.norm.fill_(norm)
