@@ -263,7 +263,11 @@ def _growth_table(sizes: Sequence[Row]) -> Table:
         [
             row.name,
             f"{row.width} x {row.height}",
-            *(f"{value:.3g}" for value in (row.megapixels, row.encode_s, row.decode_s, row.peak_mib, row.bpp)),
+            f"{row.megapixels:.2f}",
+            f"{row.encode_s:.2f}",
+            f"{row.decode_s:.2f}",
+            f"{row.peak_mib:.0f}",
+            f"{row.bpp:.3f}",
         ]
         for row in sizes
     ]
