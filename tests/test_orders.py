@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrail import orders
+from vitrail.config import EContextformer
 from vitrail.contexts.econtextformer import _Geometry
 from vitrail.errors import ModelError
 
@@ -35,7 +36,7 @@ def test_unknown_order() -> None:
 
 @given(sides, sides, st.sampled_from([4, 8]), st.booleans())
 def test_windows_invert(height: int, width: int, window: int, shift: bool) -> None:
-    geometry = _Geometry(orders.sfo(1), height, width, window, torch.device("cpu"))
+    geometry = _Geometry(orders.sfo(1), height, width, EContextformer(window=window), torch.device("cpu"))
     x = torch.rand(2, 3, *geometry.size, 5)
     windows = geometry.partition(x, shift)
     assert windows.shape[1:] == (3 * window * window // 2, 5)
@@ -44,7 +45,7 @@ def test_windows_invert(height: int, width: int, window: int, shift: bool) -> No
 
 @given(sides, sides)
 def test_slots_are_the_positions_of_their_phase(height: int, width: int) -> None:
-    geometry = _Geometry(orders.sfo(1), height, width, 4, torch.device("cpu"))
+    geometry = _Geometry(orders.sfo(1), height, width, EContextformer(window=4), torch.device("cpu"))
     row, column = torch.arange(geometry.size[0])[:, None], torch.arange(geometry.size[1])
     for phase, positions in enumerate(orders.sfo(1).positions(height, width)):
         place = row * width + 2 * column + (row + phase) % 2
