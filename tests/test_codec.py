@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import wake
+from conftest import TINY, wake
 from PIL import Image
 
 import vitrail
@@ -61,6 +61,26 @@ def test_the_usual_methods_of_the_field(model: Model, photo: Image.Image) -> Non
     assert torch.allclose(decoded, output.x_hat.clamp(0, 1), atol=1e-5)
     assert output.likelihoods.y.shape == (2, 32, 4, 5)
     assert 0 < float(output.likelihoods.z.min()) <= 1
+
+
+@torch.no_grad()
+def test_optimisations_of_the_walk_change_no_byte(photo: Image.Image) -> None:
+    torch.manual_seed(0)
+    first = Model(replace(TINY, exact=True))
+    wake(first)
+    x = torch.from_numpy(np.array(photo.crop((200, 100, 340, 190)))).permute(2, 0, 1)[None].float() / 255
+    files, decoded = [], []
+    for egr, cache in [(True, True), (True, False), (False, False)]:
+        context = replace(TINY.context, egr=egr, cache=cache)  # type: ignore[type-var]
+        other = Model(replace(TINY, exact=True, context=context)).eval()
+        other.load_state_dict(first.state_dict())
+        other.freeze()
+        files.append(other.compress(x, 80)["strings"])
+        decoded.append(other.decompress(files[0], (90, 140), 80)["x_hat"])
+    assert files[0] == files[1] == files[2]
+    assert len(files[0][0]) > 100
+    assert torch.equal(decoded[0], decoded[1])
+    assert torch.equal(decoded[0], decoded[2])
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
