@@ -57,6 +57,4 @@ def bench(
     if as_json:
         click.echo(json.dumps([asdict(row) for row in rows]))
         return
-    click.echo(benches.table(rows))
-    for name, slopes in benches.growth(rows).items():
-        click.echo(f"{name}: " + ", ".join(f"{what} ~ pixels^{slope:.2f}" for what, slope in slopes.items()))
+    click.echo("\n".join([benches.table(rows), *benches.growth_lines(rows)]))

@@ -131,6 +131,14 @@ def growth(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return found
 
 
+def growth_lines(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each model at several sizes that tells its growth."""
+    return [
+        f"{name}: " + ", ".join(f"{what} ~ pixels^{slope:.2f}" for what, slope in slopes.items())
+        for name, slopes in growth(rows).items()
+    ]
+
+
 # -- the child -------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from vitrail.errors import UsageError
 from vitrail.evaluation import plots
 from vitrail.evaluation.bdrate import Curve, bd_rate
-from vitrail.evaluation.bench import Row, growth
+from vitrail.evaluation.bench import Row, growth_lines
 from vitrail.evaluation.cache import digest
 from vitrail.evaluation.codecs import Codec, nearest
 from vitrail.evaluation.metrics import psnr
@@ -271,14 +271,15 @@ def _growth_table(sizes: Sequence[Row]) -> Table:
         ]
         for row in sizes
     ]
-    slopes = [
-        f"{name}: {', '.join(f'{what} ~ pixels^{slope:.2f}' for what, slope in each.items())}."
-        for name, each in growth(sizes).items()
-    ]
     photos = ", ".join(dict.fromkeys(Path(row.photo).name if row.photo else "a generated picture" for row in sizes))
     return Table(
         "Growth with size",
-        " ".join([f"The middle of {photos}, mirrored where it is smaller, quality 50.", *slopes]),
+        " ".join(
+            [
+                f"The middle of {photos}, mirrored where it is smaller, quality 50.",
+                *(f"{line}." for line in growth_lines(sizes)),
+            ]
+        ),
         ["model", "picture", "megapixels", "encode, s", "decode, s", "peak, MiB", "bits per pixel"],
         rows,
     )
