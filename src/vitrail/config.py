@@ -240,7 +240,9 @@ _SMALL_CONTEXT = EContextformer(
     shared_parameters=False,
 )
 
-_SMALL = ModelConfig("econtextformer-s", LightTransform(), LightHyperprior(), _SMALL_CONTEXT, latents=256, exact=True)
+_SMALL = ModelConfig(
+    "econtextformer-s", LightTransform(), LightHyperprior(features=464), _SMALL_CONTEXT, latents=384, exact=True
+)
 
 
 _SMALL_AGWINT = AGWinT(patch=4, widths=(64, 128, 160), pairs=(1, 2, 1), mlp=2, linear=True)
