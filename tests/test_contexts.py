@@ -22,6 +22,7 @@ PARTS = {
     "econtextformer no sfg": replace(SMALL, sfg=False),
     "econtextformer paper": replace(SMALL, norm="layer", activation="gelu", segments=2),
     "econtextformer channel attention": replace(SMALL, attention="channel"),
+    "econtextformer whole segments": replace(SMALL, checkered=False),
     "econtextformer own parameters": replace(SMALL, shared_parameters=False),
     "contextformer cfo": CONTEXTFORMER,
     "contextformer sfo": replace(CONTEXTFORMER, order="sfo"),

@@ -34,12 +34,12 @@ def test_unknown_order() -> None:
         orders.checkered("zigzag", 4)
 
 
-@given(sides, sides, st.sampled_from([4, 8]), st.booleans())
-def test_windows_invert(height: int, width: int, window: int, shift: bool) -> None:
-    geometry = _Geometry(orders.sfo(1), height, width, EContextformer(window=window), torch.device("cpu"))
+@given(sides, sides, st.sampled_from([4, 8]), st.booleans(), st.sampled_from([orders.sfo(1), orders.whole()]))
+def test_windows_invert(height: int, width: int, window: int, shift: bool, order: orders.Order) -> None:
+    geometry = _Geometry(order, height, width, EContextformer(window=window), torch.device("cpu"))
     x = torch.rand(2, 3, *geometry.size, 5)
     windows = geometry.partition(x, shift)
-    assert windows.shape[1:] == (3 * window * window // 2, 5)
+    assert windows.shape[1:] == (3 * window * window // order.phases, 5)
     assert torch.equal(geometry.merge(windows, 3, shift), x)
 
 

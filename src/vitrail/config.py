@@ -95,6 +95,7 @@ class CheckerboardContext:
 class EContextformer:
     """Spatio-channel window attention (arXiv 2306.14287, section III).
 
+    `checkered`: two groups a segment; without, one: its positions do not see one another, and `order` has no meaning.
     `sfg`: the first group is coded from the hyperprior alone; without it a start token is processed instead.
     `egr`: a step processes coding groups; without it, every segment that it touches, whole.
     `cache`: keys and values of earlier groups are kept; without it every step processes all groups again.
@@ -113,6 +114,7 @@ class EContextformer:
     activation: str = "gelu"
     hidden: tuple[int, ...] = (704, 640)
     shared_parameters: bool = True
+    checkered: bool = True
     sfg: bool = True
     egr: bool = True
     cache: bool = True
@@ -283,6 +285,7 @@ CONFIGS: dict[str, ModelConfig] = {
             exact=True,
         ),
         _PAPER,
+        _variant(_PAPER, "whole", checkered=False),
         _variant(_PAPER, "nocache", cache=False),
         _variant(_PAPER, "nosfg", sfg=False),
         _variant(_PAPER, "noegr", egr=False, cache=False),
@@ -298,6 +301,7 @@ CONFIGS: dict[str, ModelConfig] = {
         _variant(_SMALL, "n2", segments=2),
         _variant(_SMALL, "n8", segments=8),
         _variant(_SMALL, "channel", attention="channel"),
+        _variant(_SMALL, "whole", checkered=False),
         replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
@@ -317,6 +321,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "econtextformer-s-n2",
         "econtextformer-s-n8",
         "econtextformer-s-channel",
+        "econtextformer-s-whole",
         "econtextformer-s-mixture",
         "checkerboard-s",
         "hyperprior-s",

@@ -76,9 +76,9 @@ def cfo(segments: int) -> Order:
     return Order(segments, 2, tuple(Group(s, p) for p in range(2) for s in range(segments)))
 
 
-def whole() -> Order:
-    """Everything in one group."""
-    return Order(1, 1, (Group(0, 0),))
+def whole(segments: int = 1) -> Order:
+    """All positions of a segment at once; one segment is everything in one group."""
+    return Order(segments, 1, tuple(Group(segment, 0) for segment in range(segments)))
 
 
 def checkered(name: str, segments: int) -> Order:

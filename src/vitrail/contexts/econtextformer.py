@@ -1,7 +1,8 @@
 """eContextformer: spatio-channel window attention over coding groups (arXiv 2306.14287, section III).
 
-A token is one channel segment at one position. Checkered grouping gives 2 Ncs groups; the rearrangement (EGR) packs
-a group of an h x w latent into h x w/2 slots, where slot (i, j) of phase p is position (i, 2j + (i + p) % 2):
+A token is one channel segment at one position. Checkered grouping gives 2 Ncs groups (without it a segment is a
+group); the rearrangement (EGR) packs a group of an h x w latent into h x w/2 slots, where slot (i, j) of phase p is
+position (i, 2j + (i + p) % 2):
 
     phase 0: x . x .      slots: x x      phase 1: . x . x      slots: x x
              . x . x             x x               x . x .             x x
@@ -24,7 +25,7 @@ from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk, norm
 from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit, mlp
-from vitrail.orders import Group, Order, checkered
+from vitrail.orders import Group, Order, checkered, whole
 from vitrail.windows import MASKED
 
 # Positions; the masks of larger latents are not kept.
@@ -40,38 +41,39 @@ class _Geometry:
         self, order: Order, height: int, width: int, part: config.EContextformer, device: torch.device
     ) -> None:
         self.window = window = part.window
+        self.across = window // order.phases  # slots of a window's row
         self.slotwise = part.attention == "channel"
         self.positions = [phase.to(device) for phase in order.positions(height, width)]
         rows = -(-height // window) * window
-        slots = -(-width // window) * window // 2
+        slots = -(-width // window) * self.across
         self.size = (rows, slots)
         row = torch.arange(rows, device="cpu").unsqueeze(1)
         slot = torch.arange(slots, device="cpu")
-        column = [2 * slot + (row + phase) % 2 for phase in range(2)]
+        column = [_column(row, slot, phase, order.phases) for phase in range(order.phases)]
         valid = torch.stack([(row < height) & (place < width) for place in column])
         self.slots = [torch.nonzero(phase.flatten()).flatten().to(device) for phase in valid]
         self._keys = [self.partition(valid[:, None, ..., None].to(device), shift)[..., 0] for shift in (False, True)]
-        wrapped = (row >= rows - window // 2) * 2 + (slot >= slots - window // 4)
+        wrapped = (row >= rows - window // 2) * 2 + (slot >= slots - self.across // 2)
         self._regions = self._cut(wrapped[None, None, ..., None].to(device))[..., 0]
         self._masks: dict[tuple[bool, tuple[int, ...], tuple[int, ...]], Tensor] = {}
 
     def _cut(self, x: Tensor) -> Tensor:
         batch, groups, rows, slots, channels = x.shape
-        k = self.window
-        x = x.reshape(batch, groups, rows // k, k, slots // (k // 2), k // 2, channels)
-        return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, groups * k * k // 2, channels)
+        k, across = self.window, self.across
+        x = x.reshape(batch, groups, rows // k, k, slots // across, across, channels)
+        return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, groups * k * across, channels)
 
     def partition(self, x: Tensor, shift: bool) -> Tensor:
-        """Map tokens (B, n, rows, slots, C) to windows (B * windows, n * K * K/2, C)."""
-        return self._cut(x.roll((-(self.window // 2), -(self.window // 4)), (2, 3)) if shift else x)
+        """Map tokens (B, n, rows, slots, C) to windows (B * windows, n * the slots of a window, C)."""
+        return self._cut(x.roll((-(self.window // 2), -(self.across // 2)), (2, 3)) if shift else x)
 
     def merge(self, x: Tensor, groups: int, shift: bool) -> Tensor:
         """Invert `partition`."""
-        k = self.window
+        k, across = self.window, self.across
         rows, slots = self.size
-        x = x.reshape(-1, rows // k, slots // (k // 2), groups, k, k // 2, x.shape[-1])
+        x = x.reshape(-1, rows // k, slots // across, groups, k, across, x.shape[-1])
         x = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(-1, groups, rows, slots, x.shape[-1])
-        return x.roll((self.window // 2, self.window // 4), (2, 3)) if shift else x
+        return x.roll((self.window // 2, self.across // 2), (2, 3)) if shift else x
 
     def mask(self, shift: bool, queries: Sequence[int], keys: Sequence[int], phases: Sequence[int]) -> Tensor:
         """Return what is added to scores (windows, 1, queries, keys): 0, or `MASKED` where a key may not be seen.
@@ -83,7 +85,7 @@ class _Geometry:
         index = (shift, tuple(queries), tuple(keys))
         if index not in self._masks:
             device = self._regions.device
-            valid = self._keys[shift].unflatten(0, (2, -1))[[phases[key] for key in keys]]
+            valid = self._keys[shift].unflatten(0, (len(self.slots), -1))[[phases[key] for key in keys]]
             allowed = valid.permute(1, 0, 2)[:, None, None]
             earlier = torch.tensor(keys, device=device) <= torch.tensor(queries, device=device)[:, None]
             allowed = allowed & earlier[:, None, :, None]
@@ -91,16 +93,16 @@ class _Geometry:
                 same = self._regions[:, :, None] == self._regions[:, None, :]
                 allowed = allowed & same[:, None, :, None]
             if self.slotwise:  # padding too, which is zero: no token may be left without a key
-                own = torch.eye(self.window**2 // 2, dtype=torch.bool, device=device)[:, None]
+                own = torch.eye(self.window * self.across, dtype=torch.bool, device=device)[:, None]
                 allowed = (earlier[:, None, :, None] & own).expand(len(allowed), -1, -1, -1, -1)
-            allowed = allowed.expand(-1, -1, self.window**2 // 2, -1, -1)
+            allowed = allowed.expand(-1, -1, self.window * self.across, -1, -1)
             mask = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(~allowed, MASKED)
             self._masks[index] = mask.flatten(3, 4).flatten(1, 2).unsqueeze(1)
         return self._masks[index]
 
 
 class _Attention(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, tokens: int, relations: int, kit: Kit) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, keys: int, relations: int, kit: Kit) -> None:
         super().__init__()
         self.heads, self.shift = part.heads, shift
         self.weigh = kit.weigh
@@ -110,7 +112,7 @@ class _Attention(nn.Module):
         per_head = part.width // part.heads
         self.scale = 1 / math.sqrt(per_head)
         query_levels = math.isqrt(levels(per_head, 1))
-        value_levels = levels(tokens * part.window**2 // 2, LARGEST_WEIGHT)
+        value_levels = levels(keys, LARGEST_WEIGHT)
         self.grids = nn.ModuleList(kit.grid(count) for count in (query_levels, query_levels, value_levels))
         self.bias = nn.Parameter(torch.zeros(relations, part.heads))
 
@@ -151,10 +153,10 @@ class _Attention(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, part: config.EContextformer, shift: bool, tokens: int, relations: int, kit: Kit) -> None:
+    def __init__(self, part: config.EContextformer, shift: bool, keys: int, relations: int, kit: Kit) -> None:
         super().__init__()
         self.norm1 = norm(part.norm, part.width, kit)
-        self.attention = _Attention(part, shift, tokens, relations, kit)
+        self.attention = _Attention(part, shift, keys, relations, kit)
         self.norm2 = norm(part.norm, part.width, kit)
         self.mlp = mlp([part.width], [part.mlp * part.width, part.width], part.activation, kit)
 
@@ -188,7 +190,9 @@ class EContextformer(ContextModel):
     """See the module's text. Tokens are numbered in coding order; without SFG token 0 is a start token."""
 
     def __init__(self, part: config.EContextformer, latents: int, features: int, parameters: int, kit: Kit) -> None:
-        super().__init__(checkered(part.order, part.segments), latents, parameters)
+        super().__init__(
+            checkered(part.order, part.segments) if part.checkered else whole(part.segments), latents, parameters
+        )
         if part.window % 4 or part.width % part.heads:
             raise ModelError("the window must be a multiple of 4, the width a multiple of the heads")
         if part.attention not in ("spatio-channel", "channel"):
@@ -202,7 +206,8 @@ class EContextformer(ContextModel):
         self.tokens = range(len(sources))
         self.segments = [group.segment for group in sources]
         self.phases = [group.phase for group in sources]
-        relation, relations = _relations(sources, targets, part)
+        self.area = part.window**2 // self.order.phases  # a group's tokens in a window
+        relation, relations = _relations(sources, targets, part, self.order.phases)
         self.register_buffer("relation", relation, persistent=False)
         self.relation: Tensor
         self.embed = kit.linear([self.segment_channels], part.width)
@@ -210,7 +215,7 @@ class EContextformer(ContextModel):
         self.target = nn.Parameter(0.02 * torch.randn(len(sources), part.width))
         self.start = nn.Parameter(torch.zeros(part.width if part.sfg else self.segment_channels))
         self.blocks = nn.ModuleList(
-            _Block(part, bool(layer % 2), len(sources), relations, kit) for layer in range(part.layers)
+            _Block(part, bool(layer % 2), len(sources) * self.area, relations, kit) for layer in range(part.layers)
         )
         self.norm = norm(part.norm, part.width, kit)
         self.networks = ParameterNetworks(
@@ -245,8 +250,7 @@ class EContextformer(ContextModel):
         `past`: the tokens whose keys and values the caches already hold.
         """
         keys = [*past, *tokens]
-        area = self.part.window**2 // 2
-        every = self.relation.unflatten(0, (-1, area)).unflatten(2, (-1, area))
+        every = self.relation.unflatten(0, (-1, self.area)).unflatten(2, (-1, self.area))
         # Stacked, since an index list would be copied to the device, which a captured step may not do.
         relation = torch.stack([every[token] for token in tokens])
         relation = torch.stack([relation[:, :, key] for key in keys], 2).flatten(2).flatten(0, 1)
@@ -308,7 +312,7 @@ class _EContextformerWalk(Walk):
         self.values: list[Tensor] = []
         if not model.part.sfg:
             self.values.append(model.start.expand(batch, *self.geometry.size, -1))
-        capacity = len(model.tokens) * model.part.window**2 // 2
+        capacity = len(model.tokens) * model.area
         self.caches = [_Cache(capacity) for _ in model.blocks]
 
     def predict(self, step: int) -> Tensor:
@@ -336,17 +340,24 @@ class _EContextformerWalk(Walk):
         return self.model.encode(values, tokens, self.geometry)[:, token]
 
 
-def _relations(sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer) -> tuple[Tensor, int]:
+def _column(row: Tensor, slot: Tensor, phase: Tensor | int, phases: int) -> Tensor:
+    """Return the column of the position in a slot of a row."""
+    return phases * slot + (row + phase) % phases
+
+
+def _relations(
+    sources: Sequence[Group], targets: Sequence[Group], part: config.EContextformer, phases: int
+) -> tuple[Tensor, int]:
     """Return each (token, key) pair's index (tokens * S, tokens * S) into the bias table, and the table's length."""
     k = part.window
-    row = torch.arange(k).repeat_interleave(k // 2)
-    slot = torch.arange(k // 2).repeat(k)
+    row = torch.arange(k).repeat_interleave(k // phases)
+    slot = torch.arange(k // phases).repeat(k)
 
     def places(groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
         segment = torch.tensor([group.segment for group in groups]).repeat_interleave(len(row))
         phase = torch.tensor([group.phase for group in groups]).repeat_interleave(len(row))
         rows = row.repeat(len(groups))
-        return segment, rows, 2 * slot.repeat(len(groups)) + (rows + phase) % 2
+        return segment, rows, _column(rows, slot.repeat(len(groups)), phase, phases)
 
     differences = [a[:, None] - b[None, :] for a, b in zip(places(targets), places(sources), strict=True)]
     extents = [2 * part.segments, 2 * k - 1, 2 * k - 1]
