@@ -271,17 +271,17 @@ CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
         _SMALL,
-        replace(_SMALL, name="checkerboard-s", context=CheckerboardContext()),
+        replace(_SMALL, name="checkerboard-s", context=CheckerboardContext(width=96)),
         replace(_SMALL, name="hyperprior-s", context=NoContext()),
         _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
-        # For a GPU: 14.3 million parameters.
+        # For a GPU: 15.0 million parameters.
         ModelConfig(
             "econtextformer-m",
             LightTransform((128, 192, 256), (2, 2, 2)),
-            LightHyperprior(128, 512),
+            LightHyperprior(128, 576),
             replace(_SMALL_CONTEXT, width=192, layers=4, heads=6, hidden=(320, 256)),
-            latents=320,
+            latents=448,
             exact=True,
         ),
         _PAPER,
