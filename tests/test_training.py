@@ -20,7 +20,7 @@ from vitrail.cli import main
 from vitrail.config import CONFIGS, NoContext
 from vitrail.errors import UsageError
 from vitrail.model import Model
-from vitrail.training import loop, optimizers, validation
+from vitrail.training import generated, loop, optimizers, validation
 from vitrail.training.loss import RateDistortion, rate_distortion
 from vitrail.training.store import KEPT, Everything, Store, build
 
@@ -48,6 +48,15 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = build([folder], path, Everything())
     assert counts == {KEPT: 2, "smaller than 256 pixels": 1, "no picture": 1}
     return path
+
+
+def test_generated_pictures_differ_and_are_made_again() -> None:
+    first, second = (generated.crops(np.random.default_rng(1), 50, 64) for _ in range(2))
+    assert first.shape == (50, 3, 64, 64)
+    assert torch.equal(first, second)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert len(first.flatten(1).unique(dim=0)) > 40
 
 
 def test_the_store_holds_the_photographs(store: Path, photo: Image.Image) -> None:
@@ -168,7 +177,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 
 def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> None:
-    settings = loop.Settings(minutes=0.03, crop=64, batch=2)
+    settings = loop.Settings(minutes=0.03, crop=64, batch=2, generated=0.5)
     loop.train(replace(TINY, exact=True), store, folder, tmp_path, settings, resume=False)
     first = weights.load(str(tmp_path / "weights.safetensors"))
     assert first.config == replace(TINY, exact=True)

@@ -35,6 +35,13 @@ from vitrail.cli import budget
     metavar="HIGHEST LOWEST",
     help="Factors on the learning rates, after the warm-up and at the end: so a run can be left to another to finish.",
 )
+@click.option(
+    "--generated",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of crops that are drawn by the program: text, screens, flat graphics, gratings, noise.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
 def train(
@@ -51,6 +58,7 @@ def train(
     crop: int,
     processes: int,
     rates: tuple[float, float],
+    generated: float,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -78,7 +86,14 @@ def train(
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     highest, lowest = rates
     settings = loop.Settings(
-        minutes=minutes, batch=batch, crop=crop, processes=processes, highest=highest, lowest=lowest, seed=seed
+        minutes=minutes,
+        batch=batch,
+        crop=crop,
+        processes=processes,
+        highest=highest,
+        lowest=lowest,
+        generated=generated,
+        seed=seed,
     )
     chosen = named(config)
     if latents:

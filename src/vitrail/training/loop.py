@@ -20,7 +20,7 @@ from vitrail import weights
 from vitrail.config import ModelConfig
 from vitrail.errors import UsageError
 from vitrail.model import Model
-from vitrail.training import optimizers, validation
+from vitrail.training import generated, optimizers, validation
 from vitrail.training.loss import RateDistortion
 from vitrail.training.replay import Replay
 from vitrail.training.store import SMALLEST_SIDE, Store
@@ -40,7 +40,7 @@ class Settings:
     The learning rates rise over `warmup` to `highest` times their bases, stay flat, and fall linearly to `lowest` over
     the last `decay`: a run can be left to another to finish, which begins where this one ends. Over the first
     `early`, crops have half the side, and there are four times as many. A model that is to be exact is so over the
-    last `exact`.
+    last `exact`. `generated` is the share of crops that are no photographs (see `generated`).
     """
 
     minutes: float
@@ -54,6 +54,7 @@ class Settings:
     decay: float = 0.7
     early: float = 0.6
     exact: float = 0.05
+    generated: float = 0.0
     average: float = 0.998
     save_minutes: float = 3.0
     valid_minutes: float = 10.0
@@ -315,6 +316,8 @@ class _Run:
         """Make a step. Returns the loss and its parts (4,)."""
         optimizers.set_rates(self.optimizers, self.settings.rate(self.progress))
         x = data.batch(*self.settings.shape(self.progress))
+        if count := int(data.random.binomial(len(x), self.settings.generated)):
+            x[:count] = generated.crops(data.random, count, x.shape[2])
         quality = stratified_qualities(len(x), x.device)
         if x.device.type == "cuda" and self.fabric.world_size == 1 and not self.model.config.exact:
             if self.replay is None or self.replay.shapes[0] != x.shape:
