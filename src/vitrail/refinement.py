@@ -8,6 +8,7 @@ does not grow with them.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from vitrail.coding import LIMIT
 from vitrail.errors import UsageError
 from vitrail.model import HYPER_STRIDE, STRIDE, Integers, Latents, Model
+from vitrail.precision import autocast
 from vitrail.straight import round_through
 
 _STEPS = (0, 10, 14, 19, 25, 33, 44, 58, 76, 100)
@@ -114,7 +116,8 @@ class _Tile:
     def step(self, plan: Plan, step: int) -> None:
         """Change the latents once."""
         cooling = (_COLD / _WARM) ** (step / plan.steps)
-        loss = self.loss(_annealed(_WARM * cooling) if plan.annealing else round_through)
+        with autocast(self.x.device) if plan.annealing else nullcontext():  # the straight way keeps by this loss
+            loss = self.loss(_annealed(_WARM * cooling) if plan.annealing else round_through)
         if not plan.annealing:  # then it is what the present latents take
             self.keep(loss)
         self.optimizer.zero_grad()

@@ -20,6 +20,7 @@ from vitrail import weights
 from vitrail.config import ModelConfig
 from vitrail.errors import UsageError
 from vitrail.model import Model
+from vitrail.precision import fast_bf16
 from vitrail.training import generated, optimizers, validation
 from vitrail.training.loss import RateDistortion
 from vitrail.training.replay import Replay
@@ -106,7 +107,7 @@ def train(
         accelerator="auto",
         devices=settings.processes,
         strategy="ddp" if settings.processes > 1 else "auto",
-        precision="bf16-mixed",
+        precision="bf16-mixed" if torch.accelerator.is_available() or fast_bf16(torch.device("cpu")) else "32-true",
         loggers=TensorBoardLogger(out, name="log", version=""),
     )
     fabric.launch()

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitrail import picture
 from vitrail.errors import UsageError
 from vitrail.model import Model
+from vitrail.precision import autocast
 from vitrail.training.loss import rate_distortion
 
 QUALITIES = (5, 25, 50, 75, 95)
@@ -53,7 +54,7 @@ def measure(model: Model, centres: list[Tensor]) -> tuple[list[Point], np.ndarra
     for quality in QUALITIES:
         values = []
         for x in centres:
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 output = model(x.to(device), float(quality))
             pixels = x.shape[2] * x.shape[3]
             bpp = float(output.y_bits.sum() + output.z_bits.sum()) / pixels
