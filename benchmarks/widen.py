@@ -14,8 +14,7 @@ from torch import Tensor
 
 from vitrail import load_model, weights
 from vitrail.config import named
-from vitrail.distributions import exponents
-from vitrail.model import Model
+from vitrail.model import Model, usual_exponents
 from vitrail.training.store import Store
 from vitrail.transforms.linear import PATCH
 
@@ -92,14 +91,10 @@ def widen(old: Model, new: Model, patches: Tensor) -> None:
     linear.analysis.weight[fresh] = linear.synthesis.weight[fresh] = basis
     linear.spread[fresh] = (values[order] + 0.01).sqrt()[:, None, None].float()
     last = old.context.segment_channels
-    for table in (new.log_gain.table, new.log_inverse_gain.table):
-        mine = old.log_gain if table is new.log_gain.table else old.log_inverse_gain
-        table[:, fresh] = mine.table[:, -last:].mean(1, keepdim=True)
+    for mine, theirs in ((new.log_gain, old.log_gain), (new.log_inverse_gain, old.log_inverse_gain)):
+        mine.table[:, fresh] = theirs.table[:, -last:].mean(1, keepdim=True)
     y = (patches - 0.5).flatten(1) @ basis.flatten(1).T
-    for knot, log_gain in enumerate(new.log_gain.table[:, fresh]):
-        # As in `Model.fit`.
-        scale = ((y.abs() * log_gain.exp()).clamp(min=0.05).log().mean(0) + 0.635).exp()
-        new.usual_scale.table[knot, fresh] = exponents(scale)
+    new.usual_scale.table[:, fresh] = usual_exponents(y, new.log_gain.table[:, fresh])
 
 
 if __name__ == "__main__":

@@ -147,10 +147,7 @@ class Model(nn.Module):
             return
         linear.fit(patches)
         y = linear.to_latent(patches - 0.5).flatten(1)
-        for knot, log_gain in enumerate(self.log_gain.table):
-            # The mean log magnitude of a Gaussian lies 0.635 under the log of its scale.
-            scale = ((y.abs() * log_gain.exp()).clamp(min=0.05).log().mean(0) + 0.635).exp()
-            self.usual_scale.table[knot] = distributions.exponents(scale)
+        self.usual_scale.table.copy_(usual_exponents(y, self.log_gain.table))
 
     def forward(self, x: Tensor, quality: Tensor | float = 50) -> Output:
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
@@ -295,6 +292,13 @@ class Model(nn.Module):
             self.reconstruct(self.traverse(RangeDecoder(string), shape, quality), shape, quality) for string in strings
         ]
         return {"x_hat": torch.cat(pictures).clamp(0, 1)}
+
+
+def usual_exponents(y: Tensor, log_gain: Tensor) -> Tensor:
+    """Return the scale exponents (knots, C) of samples y (n, C) after gains (knots, C)."""
+    # The mean log magnitude of a Gaussian lies 0.635 under the log of its scale.
+    scales = [((y.abs() * each.exp()).clamp(min=0.05).log().mean(0) + 0.635).exp() for each in log_gain]
+    return distributions.exponents(torch.stack(scales))
 
 
 def _require_exact(config: ModelConfig) -> None:
