@@ -9,7 +9,7 @@ from PIL import Image
 
 from vitrail.cli.eval import eval_
 from vitrail.errors import UsageError, VitrailError
-from vitrail.evaluation.bdrate import Curve, bd_rate, load_curve
+from vitrail.evaluation.bdrate import Curve, bd_rate, bd_rate_or_none, load_curve
 from vitrail.evaluation.codecs import PEERS, codec
 from vitrail.evaluation.metrics import MS_SSIM_MIN_SIDE, PSNR_CAP, ms_ssim, psnr
 from vitrail.evaluation.sweep import Point, evaluate
@@ -166,6 +166,7 @@ def test_bd_rate_needs_two_points_and_an_overlap():
     far = ANCHOR._replace(name="far", psnr=tuple(psnr + 10 for psnr in ANCHOR.psnr))
     with pytest.raises(UsageError, match=r"anchor \(28\.00 to 36\.00 dB\) and far"):
         bd_rate(ANCHOR, far)
+    assert bd_rate_or_none(ANCHOR, far) is None
 
 
 def test_the_published_curves_are_named_sourced_and_fit_for_bd_rates():

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation import cost
-from vitrail.evaluation.bdrate import bd_rate, load_curve
+from vitrail.evaluation.bdrate import bd_rate_or_none, load_curve
 from vitrail.evaluation.codecs import codec
 from vitrail.evaluation.sweep import evaluate
 from vitrail.storage import write_file
@@ -36,7 +36,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """What one run gave; BD-rate in percent against the first run, seconds a picture."""
+    """What one run gave; BD-rate in percent against the first run (None: no PSNR in common), seconds a picture."""
 
     config: str
     seed: int
@@ -46,7 +46,7 @@ class Row:
     kmac_decode: float
     encode_s: float
     decode_s: float
-    bd_rate: float
+    bd_rate: float | None
 
 
 def claim(out: Path, budget: Budget) -> None:
@@ -101,7 +101,7 @@ def row(folder: Path, first: Path, pictures: Path, progress: Callable[[Sequence[
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         kmac_encode=counted.encode,
         kmac_decode=counted.decode,
-        bd_rate=bd_rate(load_curve(str(first / "report.json")), load_curve(str(report))),
+        bd_rate=bd_rate_or_none(load_curve(str(first / "report.json")), load_curve(str(report))),
         **seconds,
     )
 
@@ -116,7 +116,7 @@ def table(rows: Sequence[Row]) -> str:
         cells = [
             each.config,
             str(each.seed),
-            f"{each.bd_rate:+.1f}",
+            "" if each.bd_rate is None else f"{each.bd_rate:+.1f}",
             f"{each.parameters / 1e6:.2f}",
             f"{each.kmac_encode:.1f}, {each.kmac_decode:.1f}",
             f"{each.encode_s:.3f}, {each.decode_s:.3f}",

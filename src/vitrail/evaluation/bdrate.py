@@ -47,6 +47,16 @@ def bd_rate(anchor: Curve, test: Curve) -> float:
     )
 
 
+def bd_rate_or_none(anchor: Curve, test: Curve) -> float | None:
+    """Return `bd_rate`, or None where two curves cannot be compared; of dropped points nothing is said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return bd_rate(anchor, test)
+        except UsageError:
+            return None
+
+
 def _rising(curve: Curve) -> Curve:
     points: list[tuple[float, float]] = []
     for bpp, psnr in sorted(zip(curve.bpp, curve.psnr, strict=True)):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import statistics
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from vitrail.errors import UsageError
 from vitrail.evaluation import plots
-from vitrail.evaluation.bdrate import Curve, bd_rate
+from vitrail.evaluation.bdrate import Curve, bd_rate_or_none
 from vitrail.evaluation.bench import Row, growth_lines
 from vitrail.evaluation.cache import digest
 from vitrail.evaluation.codecs import Codec, nearest
@@ -169,7 +168,7 @@ class Results:
             curve.name: (
                 statistics.fmean(p.encode_s for p in report.points),
                 statistics.fmean(p.decode_s for p in report.points),
-                _rate(anchor, curve),
+                bd_rate_or_none(anchor, curve),
             )
             for curve, report in zip(measured, self.reports, strict=True)
         }
@@ -244,17 +243,8 @@ def around(file: Path) -> tuple[str, str]:
     return before + begin, end + after
 
 
-def _rate(anchor: Curve, test: Curve) -> float | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of points that are no better than a cheaper one
-        try:
-            return bd_rate(anchor, test)
-        except UsageError:  # no PSNR in common
-            return None
-
-
 def _percent(anchor: Curve, test: Curve) -> str:
-    rate = _rate(anchor, test)
+    rate = bd_rate_or_none(anchor, test)
     return "" if rate is None else f"{rate:+.1f}"
 
 
