@@ -58,10 +58,14 @@ Integers = np.ndarray[Any, np.dtype[np.int32]]
 
 
 class Latents(NamedTuple):
-    """Integers of one picture: y (M, h, w) and z (N, a, b), int32."""
+    """Integers of one picture: y (M, h, w) and z (N, a, b), int32.
+
+    `features` (1, F, h, w): what z gives at the picture's quality, where that is known already.
+    """
 
     y: Integers
     z: Integers
+    features: Tensor | None = None
 
 
 class Compressed(TypedDict):
@@ -207,11 +211,11 @@ class Model(nn.Module):
         at = _quality(quality, x)
         y, z = self.analyse(x, at)
         z_hat = z.round().clamp(-LIMIT, LIMIT)
-        return Latents(_integers(y - self._mean(z_hat, at, y)), _integers(z_hat))
-
-    def _mean(self, z_hat: Tensor, quality: Tensor, y: Tensor) -> Tensor:
         with self.arithmetic():
-            return self.features(z_hat, quality, (y.shape[2], y.shape[3]))[:, : self.config.latents]
+            features = self.features(z_hat, at, (y.shape[2], y.shape[3]))
+        symbols = _integers(y - features[:, : self.config.latents])
+        # What is not exact may differ from what the decoder, on one thread, will compute.
+        return Latents(symbols, _integers(z_hat), features if self.config.exact else None)
 
     @torch.no_grad()
     def traverse(
@@ -237,7 +241,9 @@ class Model(nn.Module):
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
         z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
         z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
-        features = self.features(z_hat, _quality(quality, z_hat), (h, w))
+        features = None if latents is None else latents.features
+        if features is None:
+            features = self.features(z_hat, _quality(quality, z_hat), (h, w))
         usual = self.usual_scale(_quality(quality, z_hat))[0, :, :, 0]
         positions = self.context.order.positions(h, w)
         y = np.zeros((self.config.latents, h * w), np.int32)
@@ -255,7 +261,7 @@ class Model(nn.Module):
             coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
-        return Latents(y.reshape(-1, h, w), z)
+        return Latents(y.reshape(-1, h, w), z, features)
 
     def least_bytes(self, size: tuple[int, int]) -> float:
         """Return what y of a picture of this size takes at least: a shorter file cannot be whole."""
@@ -265,8 +271,13 @@ class Model(nn.Module):
     @torch.no_grad()
     def dequantise(self, latents: Latents, quality: int) -> Tensor:
         """Return y_hat (1, M, h, w), what the symbols stand for; of an exact model the same on every machine."""
-        y, z_hat = (torch.from_numpy(part).to(self.device).float().unsqueeze(0) for part in latents)
-        return y + self._mean(z_hat, _quality(quality, y), y)
+        y = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
+        features = latents.features
+        if features is None:
+            z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
+            with self.arithmetic():
+                features = self.features(z_hat, _quality(quality, z_hat), (y.shape[2], y.shape[3]))
+        return y + features[:, : self.config.latents]
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:

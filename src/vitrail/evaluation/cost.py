@@ -28,13 +28,13 @@ class Cost(NamedTuple):
 
     @property
     def encode(self) -> float:
-        """All that an encoder runs; the hyper-synthesis twice, for the mean and for the features."""
-        return self.analysis + self.hyper_analysis + 2 * self.hyper_synthesis + self.context_encode
+        """All that an encoder runs; of models that are not exact it runs the hyper-synthesis twice."""
+        return self.analysis + self.hyper_analysis + self.hyper_synthesis + self.context_encode
 
     @property
     def decode(self) -> float:
-        """All that a decoder runs; the hyper-synthesis twice, as in the encoder."""
-        return 2 * self.hyper_synthesis + self.context_decode + self.synthesis
+        """All that a decoder runs."""
+        return self.hyper_synthesis + self.context_decode + self.synthesis
 
 
 @torch.no_grad()

@@ -86,12 +86,14 @@ class Conv2d(OnGrids, nn.Conv2d):
         """Map (B, I, H, W) to (B, O, H, W)."""
         (height, width), (k, _) = x.shape[2:], self.kernel_size
         x = functional.pad(self.grid(x), (k // 2,) * 4).permute(0, 2, 3, 1)
+        # Copied, so that rows of a single picture lie one after another: one product, and not one for each row.
+        shifted = [x[:, :, column : column + width].contiguous() for column in range(k)]
         assert self.bias is not None
         result = self.bias
         for place, weight in enumerate(self.matrix().unflatten(1, (k * k, -1)).unbind(1)):
             row, column = divmod(place, k)
-            result = result + functional.linear(x[:, row : row + height, column : column + width], weight)
-        return result.permute(0, 3, 1, 2)
+            result = result + functional.linear(shifted[column][:, row : row + height].flatten(0, 2), weight)
+        return result.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2)
 
 
 class Up2x2(OnGrids, nn.ConvTranspose2d):
