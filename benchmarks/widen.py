@@ -5,6 +5,7 @@ features. Every segment keeps its channels and gains as many new ones: the princ
 could not show, with the gains that the last channels have learned. The networks do not read or write them yet.
 """
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vitrail import load_model, weights
 from vitrail.config import named
+from vitrail.errors import UsageError
 from vitrail.model import Model, usual_exponents
 from vitrail.training.store import Store
 from vitrail.transforms.linear import PATCH
@@ -51,12 +53,9 @@ GROWING = {
     "hyperprior.decoder.4.weight": (0, "features"),
     "hyperprior.decoder.4.bias": (0, "features"),
     "context.embed.weight": (1, "segment"),
-    **{f"context.networks.networks.{index}.0.weight": (1, "inputs") for index in range(16)},
-    **{
-        f"context.networks.networks.{index}.4.{part}": (0, "outputs")
-        for index in range(16)
-        for part in ("weight", "bias")
-    },
+    "context.networks.networks.N.0.weight": (1, "inputs"),
+    "context.networks.networks.N.4.weight": (0, "outputs"),
+    "context.networks.networks.N.4.bias": (0, "outputs"),
     "log_gain.table": (1, "latents"),
     "log_inverse_gain.table": (1, "latents"),
     "condition.table": (1, "features"),
@@ -67,11 +66,14 @@ GROWING = {
 @torch.no_grad()
 def widen(old: Model, new: Model, patches: Tensor) -> None:
     """Give the new model the old one's parameters, and new channels fitted to patches (N, 3, 16, 16)."""
+    if new.config.latents <= old.config.latents:
+        raise UsageError("the new config has no more latent channels than the old one")
     where = places(old, new)
     given, state = old.state_dict(), new.state_dict()
     for name, value in given.items():
-        if name in GROWING:
-            dimension, kind = GROWING[name]
+        # Of a segment's network the number does not matter.
+        if (growing := GROWING.get(re.sub(r"networks\.\d+", "networks.N", name))) is not None:
+            dimension, kind = growing
             state[name].zero_().index_copy_(dimension, where[kind], value)
         else:
             state[name].copy_(value)

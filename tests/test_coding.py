@@ -69,6 +69,28 @@ def test_golden_words() -> None:
 GOLDEN = "003dffff0000423062ffcefa30aa4300"
 
 
+@given(st.integers(-4000, 4000), st.integers(0, distributions.LEVELS - 1))
+def test_a_table_is_chosen_by_the_fraction_of_the_mean(steps: int, level: int) -> None:
+    count = distributions.FINE if level < distributions.NARROW else distributions.COARSE
+    exponent = torch.tensor([level / 8.0])
+    index, whole = distributions._indices(torch.tensor([steps / count]), exponent)
+    start = sum(distributions.FINE if each < distributions.NARROW else distributions.COARSE for each in range(level))
+    assert (int(whole[0]), int(index[0])) == (steps // count, start + steps % count)
+
+
+def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
+    distribution = distributions.build(config.Mixture(3))
+    fresh = distribution.table_masses.clone()
+    distribution.table_masses.copy_((fresh / 4).ceil())
+    parameters, symbols = torch.randn(9, 200), np.zeros(200, np.int32)
+    older, renewed = Estimator(), Estimator()
+    distribution.code(older, parameters, torch.zeros(200), symbols)
+    distribution.freeze()
+    assert torch.equal(distribution.table_masses, fresh)
+    distribution.code(renewed, parameters, torch.zeros(200), symbols)
+    assert older.bits == pytest.approx(renewed.bits, rel=0.01)
+
+
 def test_mixture_of_one_is_the_gaussian() -> None:
     values = torch.randint(-9, 9, (2, 50)).float()
     moments = torch.randn(2, 2, 50)

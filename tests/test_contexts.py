@@ -195,6 +195,7 @@ def test_attention_in_pieces_is_that_of_training(kit: Kit) -> None:
         (replace(SMALL, egr=False), "cached"),
         (replace(SMALL, attention="spatial"), "spatial"),
         (replace(SMALL, order="zigzag"), "zigzag"),
+        (replace(SMALL, segments=1, checkered=False), "NoContext"),
         (replace(MCDH, tile=512), "not exact"),
     ],
 )

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vitrail import config, exact, weights
+from vitrail import config, contexts, exact, weights
 from vitrail.coding import RangeDecoder, RangeEncoder
 from vitrail.errors import ModelError
 from vitrail.exact.grid import levels, power_of_two, rows
@@ -159,6 +159,37 @@ def test_walk_and_single_pass_give_the_same_numbers(model: Model) -> None:
     assert torch.equal(model.context.stepwise(symbols, features), single)
     both = model.context(torch.cat([symbols, symbols.flip(2)]), torch.cat([features, features.flip(2)]))
     assert torch.equal(both[:1], single)
+
+
+def test_what_z_gives_is_computed_once_and_the_same(model: Model) -> None:
+    x = torch.rand(1, 3, 100, 140)
+    latents = model.latents(x, 30)
+    assert latents.features is not None
+    coded = []
+    for each in (latents, latents._replace(features=None)):
+        encoder = RangeEncoder()
+        model.traverse(encoder, (100, 140), 30, each)
+        coded.append(encoder.finish())
+    assert coded[0] == coded[1]
+    decoded = model.traverse(RangeDecoder(coded[0]), (100, 140), 30)
+    expected = model.dequantise(latents._replace(features=None), 30)
+    assert all(torch.equal(model.dequantise(each, 30), expected) for each in (latents, decoded))
+    assert model.in_floats().eval().latents(x, 30).features is None
+
+
+@pytest.mark.parametrize(
+    "switches", [{"checkered": False}, {"checkered": False, "sfg": False, "egr": False, "cache": False}]
+)
+def test_whole_segments_are_exact(switches: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    context = contexts.build(replace(TINY.context, **switches), 32, 48, 2, EXACT)
+    for parameter in context.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    symbols, features = torch.randint(-4, 5, (2, 32, 7, 9)).float(), torch.randn(2, 48, 7, 9)
+    with torch.no_grad():
+        context.train()(symbols, features)
+        context.eval()
+        assert torch.equal(context.stepwise(symbols, features), context(symbols, features))
 
 
 def test_bytes_survive_what_a_user_may_set(model: Model) -> None:

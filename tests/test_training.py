@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from conftest import TINY
 from PIL import Image
 
-from vitrail import weights
+from vitrail import precision, weights
 from vitrail.cli import main
 from vitrail.config import CONFIGS, NoContext
 from vitrail.errors import UsageError
@@ -48,6 +48,14 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = build([folder], path, Everything())
     assert counts == {KEPT: 2, "smaller than 256 pixels": 1, "no picture": 1}
     return path
+
+
+def test_bf16_is_used_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for able in ({"amx_bf16": True}, {"avx2": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        with precision.autocast(cpu):
+            assert torch.is_autocast_enabled("cpu") == ("amx_bf16" in able)
 
 
 def test_generated_pictures_differ_and_are_made_again() -> None:

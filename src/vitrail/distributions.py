@@ -29,7 +29,7 @@ NARROW, FINE, COARSE = 16, 32, 8
 TOTAL = 1 << 18
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0
-# The least likelihood in training: its gradient ends there.
+# The least likelihood that is estimated, and the end of its gradient in training.
 _LEAST = 2.0**-16
 
 Integers = NDArray[np.int32]
@@ -89,6 +89,13 @@ class Distribution(nn.Module, ABC):
         self.table_masses: Tensor
         self.table_reach: Tensor
         self._tables: Tables | None = None
+
+    def freeze(self) -> None:
+        """Take this version's tables in place of those that came with other weights."""
+        masses, reach = frozen_tables()
+        self.table_masses.copy_(masses)
+        self.table_reach.copy_(reach)
+        self._tables = None
 
     def tables(self) -> Tables:
         """Return the coder's form of the frozen tables."""
@@ -156,7 +163,7 @@ class Gaussian(Distribution):
 class Mixture(Distribution):
     """Parameters: a logit, a mean and a scale exponent for each component."""
 
-    _WEIGHT = 64  # with TOTAL 2^24, which a float32 still counts
+    _WEIGHT = 63  # even when rounded ones sum to somewhat more, times TOTAL below 2^24: a float32 still counts it
     _REACH = 256
     _CHUNK = 4096
 
@@ -195,7 +202,7 @@ class Mixture(Distribution):
             offset = places - start
             inside = (offset >= 0) & (offset < end)
             masses += weight * inside * tables.masses[tables.start[row] + np.where(inside, offset, 0)]
-        rest = np.maximum(weights.sum(0) * TOTAL - masses.sum(0), 1)
+        rest = np.maximum((weights * tables.total[index]).sum(0) - masses.sum(0), 1)
         return coder.rows(np.vstack([masses, rest]).T.astype(np.float32), low.astype(np.int32), symbols)
 
 

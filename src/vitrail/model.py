@@ -60,7 +60,8 @@ Integers = np.ndarray[Any, np.dtype[np.int32]]
 class Latents(NamedTuple):
     """Integers of one picture: y (M, h, w) and z (N, a, b), int32.
 
-    `features` (1, F, h, w): what z gives at the picture's quality, where that is known already.
+    `features` (1, F, h, w): of an exact model what z gives at the quality and on the device that they were made for,
+    where that is known already; leave it away when any of these changes.
     """
 
     y: Integers
@@ -202,8 +203,9 @@ class Model(nn.Module):
     # -- coding --------------------------------------------------------------------------------------------------
 
     def freeze(self) -> None:
-        """Compute the integer tables that depend on trained parameters; do so once, after training."""
+        """Compute the integer tables; do so once, after training."""
         self.prior.freeze()
+        self.distribution.freeze()
 
     @torch.no_grad()
     def latents(self, x: Tensor, quality: int) -> Latents:
@@ -214,8 +216,11 @@ class Model(nn.Module):
         with self.arithmetic():
             features = self.features(z_hat, at, (y.shape[2], y.shape[3]))
         symbols = _integers(y - features[:, : self.config.latents])
-        # What is not exact may differ from what the decoder, on one thread, will compute.
-        return Latents(symbols, _integers(z_hat), features if self.config.exact else None)
+        return Latents(symbols, _integers(z_hat), self._kept(features))
+
+    def _kept(self, features: Tensor) -> Tensor | None:
+        # What is not exact is computed again, on as many threads as ever: other numbers would not decode.
+        return features if self.config.exact else None
 
     @torch.no_grad()
     def traverse(
@@ -261,7 +266,7 @@ class Model(nn.Module):
             coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
-        return Latents(y.reshape(-1, h, w), z, features)
+        return Latents(y.reshape(-1, h, w), z, self._kept(features))
 
     def least_bytes(self, size: tuple[int, int]) -> float:
         """Return what y of a picture of this size takes at least: a shorter file cannot be whole."""

@@ -1,13 +1,16 @@
-"""bf16 where it is fast: on GPUs, and on processors with instructions for it; elsewhere it is many times slower."""
+"""bf16 where it is fast: on most GPUs, and on processors with instructions for it; elsewhere it is far slower."""
 
 import torch
 
 _INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
 
 
-def fast_bf16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bf16 matrices faster than float32 ones."""
-    if device.type != "cpu":
+def fast_bf16(device: torch.device | None = None) -> bool:
+    """Tell whether a device, by default the one that training takes, multiplies bf16 faster than float32."""
+    kind = (device or torch.accelerator.current_accelerator() or torch.device("cpu")).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu":
         return True
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in _INSTRUCTIONS)

@@ -74,7 +74,8 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     }
     stored = _build(model.config, state, file).eval()
     stored.freeze()
-    state["prior.table_rows"] = stored.prior.table_rows
+    tables = ("prior.table_rows", "distribution.table_masses", "distribution.table_reach")
+    state |= {name: stored.get_buffer(name) for name in tables}
     for name, layer in stored.named_modules():
         if isinstance(layer, exact.OnGrids):
             del state[f"{name}.weight"]

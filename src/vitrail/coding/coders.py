@@ -31,13 +31,14 @@ def _categorical(masses: Integers) -> object:
 class Tables:
     """Integer masses of all tables one after another; a table covers consecutive symbols, its last entry escapes.
 
-    `first` is each table's first symbol, `lengths` its entries with the escape.
+    `first` is each table's first symbol, `lengths` its entries with the escape; `total` the sum of its masses.
     """
 
     def __init__(self, masses: Integers, first: Integers, lengths: Integers) -> None:
         self.masses, self.first = masses, first
         self.escape = (lengths - 1).astype(np.int32)
         self.start = np.cumsum(lengths) - lengths
+        self.total = np.add.reduceat(masses, self.start, dtype=np.int64)
         self._models: dict[int, object] = {}
 
     def row(self, row: int) -> Integers:

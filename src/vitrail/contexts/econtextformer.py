@@ -203,6 +203,8 @@ class EContextformer(ContextModel):
         groups = self.order.groups
         sources = list(groups[:-1]) if part.sfg else [Group(-1, 0), *groups[:-1]]
         targets = groups[1:] if part.sfg else groups
+        if not sources:
+            raise ModelError("one segment without checkered groups has no earlier group; use NoContext")
         self.tokens = range(len(sources))
         self.segments = [group.segment for group in sources]
         self.phases = [group.phase for group in sources]

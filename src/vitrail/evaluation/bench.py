@@ -88,7 +88,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         k = row.kmac
-        hyper = k["hyper_analysis"] + k["hyper_synthesis"], k["hyper_synthesis"]
+        hyper = k["hyper_analysis"] + k["hyper_synthesis_encode"], k["hyper_synthesis"]
         cells = [
             row.name if row.trained else f"{row.name}, untrained",
             f"{row.width} x {row.height}, {row.device}",

@@ -21,6 +21,8 @@ class Cost(NamedTuple):
     analysis: float
     hyper_analysis: float
     hyper_synthesis: float
+    hyper_synthesis_encode: float
+    """Twice the former if the model is not exact: once for the mean, and once more as the decoder does it."""
     context_encode: float
     """With the parameter networks, as `context_decode`: one masked pass of exact models, the walk of others."""
     context_decode: float
@@ -28,8 +30,8 @@ class Cost(NamedTuple):
 
     @property
     def encode(self) -> float:
-        """All that an encoder runs; of models that are not exact it runs the hyper-synthesis twice."""
-        return self.analysis + self.hyper_analysis + self.hyper_synthesis + self.context_encode
+        """All that an encoder runs."""
+        return self.analysis + self.hyper_analysis + self.hyper_synthesis_encode + self.context_encode
 
     @property
     def decode(self) -> float:
@@ -52,10 +54,12 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
     context, symbols, known = model.context.to("meta"), y.to("meta"), features.to("meta")
     pixels = height * width
     stepwise = _counted(lambda: context.stepwise(symbols, known), pixels)
+    hyper_synthesis = _counted(lambda: model.hyperprior.synthesis(z), pixels)
     return Cost(
         analysis=_counted(lambda: model.transform.analysis(x, quality), pixels),
         hyper_analysis=_counted(lambda: model.hyperprior.analysis(y), pixels),
-        hyper_synthesis=_counted(lambda: model.hyperprior.synthesis(z), pixels),
+        hyper_synthesis=hyper_synthesis,
+        hyper_synthesis_encode=hyper_synthesis * (1 if config.exact else 2),
         context_encode=_counted(lambda: context(symbols, known), pixels) if config.exact else stepwise,
         context_decode=stepwise,
         synthesis=_counted(lambda: model.transform.synthesis(y, quality), pixels),

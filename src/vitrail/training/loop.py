@@ -107,7 +107,7 @@ def train(
         accelerator="auto",
         devices=settings.processes,
         strategy="ddp" if settings.processes > 1 else "auto",
-        precision="bf16-mixed" if torch.accelerator.is_available() or fast_bf16(torch.device("cpu")) else "32-true",
+        precision="bf16-mixed" if fast_bf16() else "32-true",
         loggers=TensorBoardLogger(out, name="log", version=""),
     )
     fabric.launch()
