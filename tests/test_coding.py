@@ -82,12 +82,13 @@ def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
     distribution = distributions.build(config.Mixture(3))
     fresh = distribution.table_masses.clone()
     distribution.table_masses.copy_((fresh / 4).ceil())
-    parameters, symbols = torch.randn(9, 200), np.zeros(200, np.int32)
+    parameters, symbols = torch.rand(9, 200), np.zeros(200, np.int32)
+    usual = torch.full((200,), 4.0)  # scales of 3: nothing escapes
     older, renewed = Estimator(), Estimator()
-    distribution.code(older, parameters, torch.zeros(200), symbols)
+    distribution.code(older, parameters, usual, symbols)
     distribution.freeze()
     assert torch.equal(distribution.table_masses, fresh)
-    distribution.code(renewed, parameters, torch.zeros(200), symbols)
+    distribution.code(renewed, parameters, usual, symbols)
     assert older.bits == pytest.approx(renewed.bits, rel=0.01)
 
 
