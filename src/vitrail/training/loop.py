@@ -317,7 +317,8 @@ class _Run:
         """Make a step. Returns the loss and its parts (4,)."""
         optimizers.set_rates(self.optimizers, self.settings.rate(self.progress))
         x = data.batch(*self.settings.shape(self.progress))
-        if count := int(data.random.binomial(len(x), self.settings.generated)):
+        share = self.settings.generated
+        if share and (count := int(data.random.binomial(len(x), share))):
             x[:count] = generated.crops(data.random, count, x.shape[2])
         quality = stratified_qualities(len(x), x.device)
         if x.device.type == "cuda" and self.fabric.world_size == 1 and not self.model.config.exact:
