@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 0.11, 64.0
 # Steps of the mean between two integers, for the narrow levels (scales up to 0.5) and the others. With 8 for all, files
 # of low rates were 1.6 % longer.
 NARROW, FINE, COARSE = 16, 32, 8
-# No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.6 % at low rates.
+# No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0

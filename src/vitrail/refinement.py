@@ -8,7 +8,6 @@ does not grow with them.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,9 +115,11 @@ class _Tile:
     def step(self, plan: Plan, step: int) -> None:
         """Change the latents once."""
         cooling = (_COLD / _WARM) ** (step / plan.steps)
-        with autocast(self.x.device) if plan.annealing else nullcontext():  # the straight way keeps by this loss
-            loss = self.loss(_annealed(_WARM * cooling) if plan.annealing else round_through)
-        if not plan.annealing:  # then it is what the present latents take
+        if plan.annealing:
+            with autocast(self.x.device):
+                loss = self.loss(_annealed(_WARM * cooling))
+        else:  # then it is what the present latents take
+            loss = self.loss(round_through)
             self.keep(loss)
         self.optimizer.zero_grad()
         loss.backward()
