@@ -37,7 +37,7 @@ def main(processes: int, out: Path) -> None:
     logger = TensorBoardLogger(out, name=f"log{processes}", version="")
     strategy = "ddp" if processes > 1 else "auto"
     fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy, loggers=logger)
-    fabric.launch()
+    loop.launch(fabric)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Model(TINY).to(memory_format=torch.channels_last)

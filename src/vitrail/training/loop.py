@@ -1,5 +1,6 @@
 """The training loop: rate-distortion loss over all qualities at once, on a budget of time spent in steps."""
 
+import atexit
 import math
 import os
 import sys
@@ -110,7 +111,7 @@ def train(
         precision="bf16-mixed" if fast_bf16() else "32-true",
         loggers=TensorBoardLogger(out, name="log", version=""),
     )
-    fabric.launch()
+    launch(fabric)
     if fabric.world_size > 1 and fabric.device.type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
     data = Store(store, fabric.device)
@@ -131,6 +132,13 @@ def train(
     torch.manual_seed(hash((settings.seed, fabric.global_rank, run.step)))
     run.go(data, pictures, config.exact)
     return run.points
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the processes of a run, and see to it that they part at their ends: gloo's threads else abort some."""
+    fabric.launch()
+    if torch.distributed.is_initialized():
+        atexit.register(torch.distributed.destroy_process_group)
 
 
 def begin_with(model: Model, start: str) -> None:
