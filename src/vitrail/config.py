@@ -194,6 +194,7 @@ _PARTS: dict[str, type] = {
 class ModelConfig:
     """One of each part; `latents` is M, the channels of y; `lambdas` the ends of the quality scale (see `rate`).
 
+    `centroid`: a symbol stands for the mean of what is rounded to it, by the context's distribution; else for itself.
     `exact`: the entropy path computes the same on every machine (see `exact`); else the model is for research.
     """
 
@@ -204,6 +205,7 @@ class ModelConfig:
     distribution: Distribution = field(default_factory=Gaussian)
     latents: int = 192
     lambdas: tuple[float, float] = (0.00025, 0.06)
+    centroid: bool = False
     exact: bool = False
 
     def to_json(self) -> str:
@@ -243,7 +245,13 @@ _SMALL_CONTEXT = EContextformer(
 )
 
 _SMALL = ModelConfig(
-    "econtextformer-s", LightTransform(), LightHyperprior(features=464), _SMALL_CONTEXT, latents=384, exact=True
+    "econtextformer-s",
+    LightTransform(),
+    LightHyperprior(features=464),
+    _SMALL_CONTEXT,
+    latents=384,
+    centroid=True,
+    exact=True,
 )
 
 
@@ -282,6 +290,7 @@ CONFIGS: dict[str, ModelConfig] = {
             LightHyperprior(128, 576),
             replace(_SMALL_CONTEXT, width=192, layers=4, heads=6, hidden=(320, 256)),
             latents=448,
+            centroid=True,
             exact=True,
         ),
         _PAPER,

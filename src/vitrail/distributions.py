@@ -6,8 +6,13 @@ coding only has to round it: a table is chosen by
 the rounded exponent and by the fraction of the mean, in steps that are finer for narrow Gaussians; the mean's whole
 part shifts the symbol. The tables are integers that travel with the weights: where a file is read, those are used, and
 never others computed there.
+
+What a symbol stands for is the mean of all that is rounded to it, as far as its distribution knows: most symbols are
+zeros of narrow Gaussians, whose means lie anywhere in the interval. (Minnen & Singh, ICIP 2020, let a network learn
+this, the latent residual prediction.) For files it comes from a table too.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import numpy as np
@@ -27,6 +32,7 @@ SMALLEST, LARGEST = 0.11, 64.0
 NARROW, FINE, COARSE = 16, 32, 8
 # No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
+OFFSET_UNITS = 1 << 15
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0
 # The least likelihood that is estimated, and the end of its gradient in training.
@@ -57,23 +63,59 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * (torch.erfc((distance - 0.5) * factor) - torch.erfc((distance + 0.5) * factor))
 
 
+def _sigmas() -> Tensor:
+    return scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)
+
+
+def _reach(sigma: Tensor) -> int:
+    return int(torch.ceil(6 * sigma)) + 2
+
+
+def _grid(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the symbols of a level's tables and the fractions of the mean (count, 1), float64."""
+    symbols = torch.arange(-_reach(sigma), _reach(sigma) + 2, dtype=torch.float64)
+    return symbols, torch.arange(count, dtype=torch.float64)[:, None] / count
+
+
 def frozen_tables() -> tuple[Tensor, Tensor]:
     """Return integer masses (int32, all tables one after another) and each table's reach (int32).
 
     Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
     then that of the escape, and sums to about TOTAL.
     """
-    sigmas = scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)
     masses, reaches = [], []
-    for level, sigma in enumerate(sigmas):
+    for level, sigma in enumerate(_sigmas()):
         count = FINE if level < NARROW else COARSE
-        reach = int(torch.ceil(6 * sigma)) + 2
-        symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
-        means = torch.arange(count, dtype=torch.float64)[:, None] / count
+        symbols, means = _grid(sigma, count)
         rows = (mass(symbols, means, sigma) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
-        reaches += [reach] * count
+        reaches += [_reach(sigma)] * count
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
+
+
+def centroids(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Return the mean of [values - 1/2, values + 1/2] under Gaussians."""
+    away = values - mean
+    near, far = (away.abs() - 0.5) / scale, (away.abs() + 0.5) / scale
+    density = (torch.exp(-0.5 * near.square()) - torch.exp(-0.5 * far.square())) * (2 * math.pi) ** -0.5
+    inside = away.sign() * scale * density / mass(values, mean, scale).clamp(min=1e-12) - away
+    # Where the mass is too small to divide by, also in the gradient, it lies at the nearer edge.
+    offset = torch.where(near > 6, -0.5 * away.sign(), inside)
+    return values + offset.clamp(-0.5, 0.5)
+
+
+def frozen_offsets() -> Tensor:
+    """Return how far from each symbol of `frozen_tables` its centroid lies (int16, in units of 1 / OFFSET_UNITS).
+
+    The escape has the offset of the last symbol.
+    """
+    rows = []
+    for level, sigma in enumerate(_sigmas()):
+        count = FINE if level < NARROW else COARSE
+        symbols, means = _grid(sigma, count)
+        offsets = (centroids(symbols, means, sigma) - symbols) * OFFSET_UNITS
+        rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().short().flatten())
+    return torch.cat(rows)
 
 
 class Distribution(nn.Module, ABC):
@@ -81,13 +123,15 @@ class Distribution(nn.Module, ABC):
 
     per_element: int
 
-    def __init__(self) -> None:
+    def __init__(self, centroid: bool) -> None:
         super().__init__()
         masses, reach = frozen_tables()
         self.register_buffer("table_masses", masses)
         self.register_buffer("table_reach", reach)
         self.table_masses: Tensor
         self.table_reach: Tensor
+        self.table_offsets: Tensor | None
+        self.register_buffer("table_offsets", frozen_offsets() if centroid else None)
         self._tables: Tables | None = None
 
     def freeze(self) -> None:
@@ -95,6 +139,8 @@ class Distribution(nn.Module, ABC):
         masses, reach = frozen_tables()
         self.table_masses.copy_(masses)
         self.table_reach.copy_(reach)
+        if self.table_offsets is not None:
+            self.table_offsets.copy_(frozen_offsets())
         self._tables = None
 
     def tables(self) -> Tables:
@@ -122,6 +168,25 @@ class Distribution(nn.Module, ABC):
 
         A decoder is given None for the symbols. Returns the symbols.
         """
+
+    @abstractmethod
+    def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return the mean (B, …) of what lies within 1/2 of values (B, …); parameters and `usual` as in `bits`."""
+
+    @abstractmethod
+    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """Return what n coded symbols stand for; parameters and `usual` as in `code`."""
+
+    def reconstruct_through(self, symbols: Tensor, residual: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return what symbols (B, …) stand for; the gradient is that of `centroids` at the residual, not rounded.
+
+        Within a narrow Gaussian a residual hardly changes what is decoded, and the parameters do; rounding's gradient
+        passed straight through would tell the opposite.
+        """
+        if self.table_offsets is None:
+            return symbols
+        smooth = self.centroids(residual, parameters, usual)
+        return smooth + (self.centroids(symbols, parameters, usual) - smooth).detach()
 
 
 def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +224,23 @@ class Gaussian(Distribution):
         index, whole = _indices(mean, exponent + usual)
         return coder.grouped(self.tables(), index, None if symbols is None else symbols - whole) + whole
 
+    def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """See `Distribution`."""
+        mean, exponent = parameters.unbind(1)
+        mean, exponent = _moments(mean, exponent + usual)
+        return centroids(values, mean, scales(exponent))
+
+    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """See `Distribution`."""
+        if self.table_offsets is None:
+            return symbols.astype(np.float32)
+        mean, exponent = parameters
+        index, whole = _indices(mean, exponent + usual)
+        tables = self.tables()
+        entries = np.clip(symbols - whole - tables.first[index], 0, tables.escape[index])
+        offsets = self.table_offsets.cpu().numpy()[tables.start[index] + entries]
+        return symbols + offsets * np.float32(1 / OFFSET_UNITS)
+
 
 class Mixture(Distribution):
     """Parameters: a logit, a mean and a scale exponent for each component."""
@@ -167,8 +249,8 @@ class Mixture(Distribution):
     _REACH = 256
     _CHUNK = 4096
 
-    def __init__(self, components: int) -> None:
-        super().__init__()
+    def __init__(self, components: int, centroid: bool) -> None:
+        super().__init__(centroid)
         self.per_element = 3 * components
 
     def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
@@ -187,6 +269,21 @@ class Mixture(Distribution):
             for start, chunk in _chunks(parameters, self._CHUNK)
         ]
         return np.concatenate([np.zeros(0, np.int32), *chunks])
+
+    def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """See `Distribution`."""
+        logits, means, exponent = parameters.unflatten(1, (3, -1)).unbind(1)
+        means, exponent = _moments(means, exponent + usual.unsqueeze(1))
+        values = values.unsqueeze(1)
+        shares = logits.softmax(1) * mass(values, means, scales(exponent)).clamp(min=1e-12)
+        return (shares * centroids(values, means, scales(exponent))).sum(1) / shares.sum(1)
+
+    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """See `Distribution`."""
+        if self.table_offsets is None:
+            return symbols.astype(np.float32)
+        values = torch.from_numpy(symbols).to(parameters.device).float().unsqueeze(0)
+        return self.centroids(values, parameters.unsqueeze(0), usual.unsqueeze(0))[0].cpu().numpy()
 
     def _code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
         tables = self.tables()
@@ -260,6 +357,6 @@ class Prior(nn.Module):
         return coder.grouped(self._tables, index, symbols)
 
 
-def build(part: config.Distribution) -> Distribution:
-    """Return the distribution that a config names."""
-    return Mixture(part.components) if isinstance(part, config.Mixture) else Gaussian()
+def build(part: config.Distribution, centroid: bool = False) -> Distribution:
+    """Return the distribution that a config names; with `centroid`, symbols stand for their centroids."""
+    return Mixture(part.components, centroid) if isinstance(part, config.Mixture) else Gaussian(centroid)

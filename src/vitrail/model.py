@@ -6,7 +6,8 @@
         parameters = walk.predict(group)
         symbols[group] = distribution.code(coder, parameters, usual_scale, symbols[group])
         walk.update(group, symbols[group])
-    y_hat = (symbols + mean) / gain --synthesis--> x_hat
+        values[group] = what the distribution takes the symbols for
+    y_hat = (values + mean) / gain --synthesis--> x_hat
 
 What is rounded is the residual to the hyperprior's mean, never to the context's: so the symbols are known before the
 context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
@@ -15,10 +16,11 @@ context model runs, and one masked pass over them is exact in training (docs/des
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,19 +56,21 @@ class Output(NamedTuple):
         return Likelihoods(torch.exp2(-self.y_bits), torch.exp2(-self.z_bits))
 
 
-Integers = np.ndarray[Any, np.dtype[np.int32]]
+Integers = NDArray[np.int32]
 
 
 class Latents(NamedTuple):
     """Integers of one picture: y (M, h, w) and z (N, a, b), int32.
 
     `features` (1, F, h, w): of an exact model what z gives at the quality and on the device that they were made for,
-    where that is known already; leave it away when any of these changes.
+    where that is known already; `values` (M, h, w), float32: what a decoder took y for. Leave them away when any of
+    these changes.
     """
 
     y: Integers
     z: Integers
     features: Tensor | None = None
+    values: NDArray[np.float32] | None = None
 
 
 class Compressed(TypedDict):
@@ -93,7 +97,7 @@ class Model(nn.Module):
         features = self.hyperprior.features
         if self.hyperprior.features < m:
             raise ModelError(f"the hyperprior's {self.hyperprior.features} features must hold a mean for {m} latents")
-        self.distribution = distributions.build(config.distribution)
+        self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = distributions.Prior(self.hyperprior.channels)
         self.log_gain = rate.QualityTable(m)
@@ -181,7 +185,8 @@ class Model(nn.Module):
             usual = self.usual_scale(quality)
         y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
-        return Output(self._synthesise(symbols + mean, quality), y_bits, z_bits)
+        values = self.distribution.reconstruct_through(symbols, residual, parameters, usual)
+        return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
@@ -252,6 +257,7 @@ class Model(nn.Module):
         usual = self.usual_scale(_quality(quality, z_hat))[0, :, :, 0]
         positions = self.context.order.positions(h, w)
         y = np.zeros((self.config.latents, h * w), np.int32)
+        values = np.zeros(y.shape, np.float32)
         given = None if latents is None else latents.y.reshape(y.shape)
         if latents is None or not self.config.exact:
             walk = self.context.walk(features)
@@ -262,11 +268,16 @@ class Model(nn.Module):
             channels, at = self.context.channels(group), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)
             scale = usual[channels].expand(-1, len(at)).flatten()
-            coded = self.distribution.code(coder, parameters.flatten(1), scale, symbols)
-            coded = coded.reshape(self.context.segment_channels, len(at))
+            parameters = parameters.flatten(1)
+            coded = self.distribution.code(coder, parameters, scale, symbols)
+            if given is None:
+                value = self.distribution.reconstruct(parameters, scale, coded)
+                values[channels, at] = value.reshape(-1, len(at))
+            coded = coded.reshape(-1, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
-        return Latents(y.reshape(-1, h, w), z, self._kept(features))
+        found = Latents(y.reshape(-1, h, w), z, self._kept(features))
+        return found if given is not None else found._replace(values=values.reshape(-1, h, w))
 
     def least_bytes(self, size: tuple[int, int]) -> float:
         """Return what y of a picture of this size takes at least: a shorter file cannot be whole."""
@@ -276,13 +287,24 @@ class Model(nn.Module):
     @torch.no_grad()
     def dequantise(self, latents: Latents, quality: int) -> Tensor:
         """Return y_hat (1, M, h, w), what the symbols stand for; of an exact model the same on every machine."""
-        y = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
         features = latents.features
+        at = _quality(quality, self.log_gain.table)
         if features is None:
             z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
             with self.arithmetic():
-                features = self.features(z_hat, _quality(quality, z_hat), (y.shape[2], y.shape[3]))
-        return y + features[:, : self.config.latents]
+                features = self.features(z_hat, at, latents.y.shape[1:])
+        values = self._values(latents, features, at) if latents.values is None else latents.values
+        return torch.from_numpy(values).to(self.device).unsqueeze(0) + features[:, : self.config.latents]
+
+    def _values(self, latents: Latents, features: Tensor, quality: Tensor) -> NDArray[np.float32]:
+        """Return what an encoder's symbols stand for."""
+        if not self.config.centroid:
+            return latents.y.astype(np.float32)
+        y = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
+        with self.arithmetic():
+            parameters = self.context(y, features)[0].float().flatten(1)
+        usual = self.usual_scale(quality)[0, :, :, 0].expand(-1, y[0, 0].numel()).flatten()
+        return self.distribution.reconstruct(parameters, usual, latents.y.reshape(-1)).reshape(latents.y.shape)
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:

@@ -74,8 +74,7 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     }
     stored = _build(model.config, state, file).eval()
     stored.freeze()
-    tables = ("prior.table_rows", "distribution.table_masses", "distribution.table_reach")
-    state |= {name: stored.get_buffer(name) for name in tables}
+    state |= {name: value for name, value in stored.state_dict().items() if ".table_" in name}
     for name, layer in stored.named_modules():
         if isinstance(layer, exact.OnGrids):
             del state[f"{name}.weight"]

@@ -142,11 +142,11 @@ def launch(fabric: Fabric) -> None:
 
 
 def begin_with(model: Model, start: str) -> None:
-    """Give a float model the parameters of a weights file of the same config, exact or not."""
+    """Give a float model the parameters of a weights file of the same config; `exact` and `centroid` change none."""
     given = weights.load(start)
-    if replace(given.config, exact=False) != model.config:
+    if replace(given.config, exact=False, centroid=model.config.centroid) != model.config:
         raise UsageError(f"{start} is not of the config {model.config.name} as it is now; leave --start away")
-    model.load_state_dict(given.in_floats().state_dict())
+    model.load_state_dict(given.in_floats().state_dict(), strict=False)
 
 
 def with_latents_of(config: ModelConfig, name: str) -> Model:
