@@ -105,7 +105,7 @@ def centroids(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def frozen_offsets() -> Tensor:
-    """Return how far from each symbol of `frozen_tables` its centroid lies (int16, in units of 1 / OFFSET_UNITS).
+    """Return how far from each symbol of `frozen_tables` its centroid lies (int32, in units of 1 / OFFSET_UNITS).
 
     The escape has the offset of the last symbol.
     """
@@ -114,7 +114,7 @@ def frozen_offsets() -> Tensor:
         count = FINE if level < NARROW else COARSE
         symbols, means = _grid(sigma, count)
         offsets = (centroids(symbols, means, sigma) - symbols) * OFFSET_UNITS
-        rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().short().flatten())
+        rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
 
 
