@@ -21,6 +21,7 @@ TINY = config.ModelConfig(
     config.LightHyperprior(16, 48),
     config.EContextformer(width=16, layers=2, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,)),
     latents=32,
+    centroid=True,
 )
 
 TINY_MCDH = config.ModelConfig(

@@ -78,6 +78,61 @@ def test_a_table_is_chosen_by_the_fraction_of_the_mean(steps: int, level: int) -
     assert (int(whole[0]), int(index[0])) == (steps // count, start + steps % count)
 
 
+@given(st.integers(-20, 20), st.floats(-3, 3), st.floats(0.11, 64))
+def test_a_symbol_stands_for_the_mean_of_its_interval(symbol: int, mean: float, scale: float) -> None:
+    values = torch.tensor([float(symbol)])
+    found = float(distributions.centroids(values, torch.tensor([mean]), torch.tensor([scale])))
+    points = symbol + np.linspace(-0.5, 0.5, 20001)
+    exponents = -0.5 * ((points - mean) / scale) ** 2
+    weights = np.exp(exponents - exponents.max())
+    assert abs(found - symbol) <= 0.5
+    if abs(symbol - mean) - 0.5 < 6 * scale:  # else the nearer edge is near enough
+        assert found == pytest.approx(float((points * weights).sum() / weights.sum()), abs=0.01)
+
+
+@given(symbols_lists)
+def test_files_give_what_training_saw(symbols: list[int]) -> None:
+    torch.manual_seed(len(symbols))
+    distribution = distributions.build(config.Gaussian(), centroid=True)
+    parameters, usual = torch.randn(2, len(symbols)) * 2, torch.rand(len(symbols)) * 6
+    given_symbols = np.array(symbols, np.int32)
+    seen = distribution.centroids(torch.from_numpy(given_symbols).float()[None], parameters[None], usual[None])[0]
+    difference = np.abs(distribution.reconstruct(parameters, usual, given_symbols) - seen.numpy())
+    assert (difference <= 0.5 + 1e-3).all()
+    near = np.abs(given_symbols - parameters[0].numpy()) < 4 * distributions.scales(parameters[1] + usual).numpy()
+    assert (difference[near] < 0.12).all()
+    assert difference[near].mean() < 0.03 if near.any() else True
+    plain = distributions.build(config.Gaussian())
+    assert np.array_equal(plain.reconstruct(parameters, usual, given_symbols), given_symbols)
+
+
+@pytest.mark.parametrize("part", [config.Gaussian(), config.Mixture(3)])
+def test_gradients_of_what_symbols_stand_for(part: config.Distribution) -> None:
+    torch.manual_seed(0)
+    distribution = distributions.build(part, centroid=True)
+    parameters = (torch.randn(1, distribution.per_element, 999) * 3).requires_grad_()
+    residual = (torch.randn(1, 999) * torch.logspace(-1, 3, 999)).requires_grad_()
+    symbols = residual.detach().round()
+    found = distribution.reconstruct_through(symbols, residual, parameters, torch.ones(1, 999))
+    with torch.no_grad():
+        assert torch.allclose(found, distribution.centroids(symbols, parameters, torch.ones(1, 999)), atol=1e-3)
+    found.sum().backward()
+    for each in (residual, parameters):
+        assert each.grad is not None
+        assert bool(each.grad.isfinite().all())
+
+
+def test_what_a_narrow_zero_stands_for_is_the_parameters_to_say() -> None:
+    distribution = distributions.build(config.Gaussian(), centroid=True)
+    parameters = torch.tensor([[[0.2], [0.0]]], requires_grad=True)
+    residual = torch.zeros(1, 1, requires_grad=True)
+    distribution.reconstruct_through(residual.round(), residual, parameters, torch.zeros(1, 1)).sum().backward()
+    assert residual.grad is not None
+    assert parameters.grad is not None
+    assert float(residual.grad) < 0.2
+    assert float(parameters.grad[0, 0]) > 0.8
+
+
 def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
     distribution = distributions.build(config.Mixture(3))
     fresh = distribution.table_masses.clone()

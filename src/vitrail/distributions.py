@@ -177,15 +177,15 @@ class Distribution(nn.Module, ABC):
     def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """Return what n coded symbols stand for; parameters and `usual` as in `code`."""
 
-    def reconstruct_through(self, symbols: Tensor, residual: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
-        """Return what symbols (B, …) stand for; the gradient is that of `centroids` at the residual, not rounded.
+    def reconstruct_through(self, symbols: Tensor, sloped: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return what symbols (B, …) stand for; the gradient is that of `centroids` at `sloped`, of which they are.
 
-        Within a narrow Gaussian a residual hardly changes what is decoded, and the parameters do; rounding's gradient
-        passed straight through would tell the opposite.
+        Within a narrow Gaussian what is to be rounded hardly changes what is decoded, and the parameters do; rounding's
+        gradient passed straight through would tell the opposite.
         """
         if self.table_offsets is None:
             return symbols
-        smooth = self.centroids(residual, parameters, usual)
+        smooth = self.centroids(sloped, parameters, usual)
         return smooth + (self.centroids(symbols, parameters, usual) - smooth).detach()
 
 
