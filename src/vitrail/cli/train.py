@@ -36,6 +36,13 @@ from vitrail.cli import budget
     help="Factors on the learning rates, after the warm-up and at the end: so a run can be left to another to finish.",
 )
 @click.option(
+    "--early",
+    type=click.FloatRange(0, 1),
+    default=0.6,
+    show_default=True,
+    help="Share of the run with crops of half the side; 0 for one that begins with trained weights.",
+)
+@click.option(
     "--generated",
     type=click.FloatRange(0, 1),
     default=0.0,
@@ -58,6 +65,7 @@ def train(
     crop: int,
     processes: int,
     rates: tuple[float, float],
+    early: float,
     generated: float,
     seed: int,
     as_json: bool,
@@ -92,6 +100,7 @@ def train(
         processes=processes,
         highest=highest,
         lowest=lowest,
+        early=early,
         generated=generated,
         seed=seed,
     )
