@@ -41,10 +41,11 @@ def test_a_distribution_returns_its_symbols_at_the_estimated_size(symbols: list[
         usual = torch.rand(len(symbols)) * 4
         given_symbols = np.array(symbols, np.int32)
         encoder, estimator = RangeEncoder(), Estimator()
-        distribution.code(encoder, parameters, usual, given_symbols)
-        distribution.code(estimator, parameters, usual, given_symbols)
+        chosen = distribution.choose(parameters, usual)
+        distribution.code(encoder, chosen, given_symbols)
+        distribution.code(estimator, chosen, given_symbols)
         data = encoder.finish()
-        assert np.array_equal(distribution.code(RangeDecoder(data), parameters, usual, None), given_symbols)
+        assert np.array_equal(distribution.code(RangeDecoder(data), chosen, None), given_symbols)
         assert 8 * len(data) <= estimator.bits * 1.001 + 64
 
 
@@ -97,13 +98,14 @@ def test_files_give_what_training_saw(symbols: list[int]) -> None:
     parameters, usual = torch.randn(2, len(symbols)) * 2, torch.rand(len(symbols)) * 6
     given_symbols = np.array(symbols, np.int32)
     seen = distribution.centroids(torch.from_numpy(given_symbols).float()[None], parameters[None], usual[None])[0]
-    difference = np.abs(distribution.reconstruct(parameters, usual, given_symbols) - seen.numpy())
+    chosen = distribution.choose(parameters, usual)
+    difference = np.abs(distribution.reconstruct(chosen, given_symbols) - seen.numpy())
     assert (difference <= 0.5 + 1e-3).all()
     near = np.abs(given_symbols - parameters[0].numpy()) < 4 * distributions.scales(parameters[1] + usual).numpy()
     assert (difference[near] < 0.12).all()
     assert difference[near].mean() < 0.03 if near.any() else True
     plain = distributions.build(config.Gaussian())
-    assert np.array_equal(plain.reconstruct(parameters, usual, given_symbols), given_symbols)
+    assert np.array_equal(plain.reconstruct(chosen, given_symbols), given_symbols)
 
 
 @pytest.mark.parametrize("part", [config.Gaussian(), config.Mixture(3)])
@@ -140,10 +142,10 @@ def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
     parameters, symbols = torch.rand(9, 200), np.zeros(200, np.int32)
     usual = torch.full((200,), 4.0)  # scales of 3: nothing escapes
     older, renewed = Estimator(), Estimator()
-    distribution.code(older, parameters, usual, symbols)
+    distribution.code(older, distribution.choose(parameters, usual), symbols)
     distribution.freeze()
     assert torch.equal(distribution.table_masses, fresh)
-    distribution.code(renewed, parameters, usual, symbols)
+    distribution.code(renewed, distribution.choose(parameters, usual), symbols)
     assert older.bits == pytest.approx(renewed.bits, rel=0.01)
 
 

