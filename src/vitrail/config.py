@@ -311,6 +311,7 @@ CONFIGS: dict[str, ModelConfig] = {
         _variant(_SMALL, "n8", segments=8),
         _variant(_SMALL, "channel", attention="channel"),
         _variant(_SMALL, "whole", checkered=False),
+        replace(_SMALL, name="econtextformer-s-midpoints", centroid=False),
         replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
