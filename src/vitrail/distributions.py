@@ -179,15 +179,16 @@ class Distribution(nn.Module, ABC):
         """Return what n coded symbols stand for."""
 
     def reconstruct_through(self, symbols: Tensor, sloped: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
-        """Return what symbols (B, …) stand for; the gradient is that of `centroids` at `sloped`, of which they are.
+        """Return what symbols (B, …) stand for.
 
-        Within a narrow Gaussian what is to be rounded hardly changes what is decoded, and the parameters do; rounding's
-        gradient passed straight through would tell the opposite.
+        Parameters get its gradient, and `sloped`, of which they are the rounded values, that of `centroids` there: within
+        a narrow Gaussian a value hardly changes what is decoded, and a gradient passed straight through would tell the
+        opposite.
         """
         if self.table_offsets is None:
             return symbols
-        smooth = self.centroids(sloped, parameters, usual)
-        return smooth + (self.centroids(symbols, parameters, usual) - smooth).detach()
+        slope = self.centroids(sloped, parameters.detach(), usual.detach())
+        return self.centroids(symbols.detach(), parameters, usual) + slope - slope.detach()
 
 
 def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
