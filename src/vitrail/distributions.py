@@ -181,9 +181,9 @@ class Distribution(nn.Module, ABC):
     def reconstruct_through(self, symbols: Tensor, sloped: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """Return what symbols (B, …) stand for.
 
-        Parameters get its gradient, and `sloped`, of which they are the rounded values, that of `centroids` there: within
-        a narrow Gaussian a value hardly changes what is decoded, and a gradient passed straight through would tell the
-        opposite.
+        Parameters get its gradient, and `sloped`, whose rounded values the symbols are, that of `centroids` there:
+        within a narrow Gaussian a value hardly changes what is decoded, and a gradient passed straight through would
+        tell the opposite.
         """
         if self.table_offsets is None:
             return symbols
