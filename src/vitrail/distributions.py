@@ -188,7 +188,7 @@ class Distribution(nn.Module, ABC):
         if self.table_offsets is None:
             return symbols
         slope = self.centroids(sloped, parameters.detach(), usual.detach())
-        return self.centroids(symbols.detach(), parameters, usual) + slope - slope.detach()
+        return self.centroids(symbols.detach(), parameters, usual) + (slope - slope.detach())
 
 
 def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
