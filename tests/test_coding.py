@@ -99,7 +99,9 @@ def test_files_give_what_training_saw(symbols: list[int]) -> None:
     given_symbols = np.array(symbols, np.int32)
     seen = distribution.centroids(torch.from_numpy(given_symbols).float()[None], parameters[None], usual[None])[0]
     chosen = distribution.choose(parameters, usual)
-    difference = np.abs(distribution.reconstruct(chosen, given_symbols) - seen.numpy())
+    found = distribution.reconstruct(chosen, given_symbols)
+    assert found.dtype == np.float32
+    difference = np.abs(found - seen.numpy())
     assert (difference <= 0.5 + 1e-3).all()
     near = np.abs(given_symbols - parameters[0].numpy()) < 4 * distributions.scales(parameters[1] + usual).numpy()
     assert (difference[near] < 0.12).all()

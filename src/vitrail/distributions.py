@@ -244,7 +244,7 @@ class Gaussian(Distribution):
         tables = self.tables()
         entries = np.clip(symbols - whole - tables.first[index], 0, tables.escape[index])
         offsets = self.table_offsets.cpu().numpy()[tables.start[index] + entries]
-        return symbols + offsets * np.float32(1 / OFFSET_UNITS)
+        return symbols.astype(np.float32) + offsets.astype(np.float32) / OFFSET_UNITS
 
 
 class Mixture(Distribution):
