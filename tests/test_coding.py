@@ -133,7 +133,7 @@ def test_what_a_narrow_zero_stands_for_is_the_parameters_to_say() -> None:
     distribution.reconstruct_through(residual.round(), residual, parameters, torch.zeros(1, 1)).sum().backward()
     assert residual.grad is not None
     assert parameters.grad is not None
-    assert float(residual.grad) < 0.2
+    assert float(residual.grad) < 0.5
     assert float(parameters.grad[0, 0]) > 0.8
 
 

@@ -178,17 +178,23 @@ class Distribution(nn.Module, ABC):
     def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """Return what n coded symbols stand for."""
 
-    def reconstruct_through(self, symbols: Tensor, sloped: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
-        """Return what symbols (B, …) stand for.
+    def reconstruct_through(
+        self, symbols: Tensor, unrounded: Tensor | None, parameters: Tensor, usual: Tensor
+    ) -> Tensor:
+        """Return what symbols (B, …) stand for, with the gradient to parameters, and to what was rounded.
 
-        Parameters get its gradient, and `sloped`, whose rounded values the symbols are, that of `centroids` there:
-        within a narrow Gaussian a value hardly changes what is decoded, and a gradient passed straight through would
-        tell the opposite.
+        That is the slope of `centroids` over the interval around it, the mean of what noise would give: passed straight
+        through, the gradient would tell that zeros of narrow Gaussians follow their values. Without `unrounded`,
+        symbols have a gradient of their own.
         """
         if self.table_offsets is None:
             return symbols
-        slope = self.centroids(sloped, parameters.detach(), usual.detach())
-        return self.centroids(symbols.detach(), parameters, usual) + (slope - slope.detach())
+        values = self.centroids(symbols if unrounded is None else symbols.detach(), parameters, usual)
+        if unrounded is None or not unrounded.requires_grad:
+            return values
+        with torch.no_grad():
+            above, below = (self.centroids(unrounded + side, parameters, usual) for side in (0.5, -0.5))
+        return values + (above - below) * (unrounded - unrounded.detach())
 
 
 def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:

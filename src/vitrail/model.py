@@ -186,9 +186,8 @@ class Model(nn.Module):
             usual = self.usual_scale(quality)
         y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
-        # Values that were rounded softly have a slope of their own.
-        sloped = residual if rounding is round_through else symbols
-        values = self.distribution.reconstruct_through(symbols, sloped, parameters, usual)
+        unrounded = residual if rounding is round_through else None
+        values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
         return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
