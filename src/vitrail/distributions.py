@@ -14,6 +14,7 @@ this, the latent residual prediction.) For files it comes from a table too.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ NARROW, FINE, COARSE = 16, 32, 8
 # No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
 OFFSET_UNITS = 1 << 15
+# Shares and relative scales. What is coded is more peaked and has longer tails than the Gaussian that training assumes:
+# with the latter's tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
+GAUSSIAN, PEAKED = ((1.0, 1.0),), ((0.5, 0.7), (0.5, 1.2))
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0
 # The least likelihood that is estimated, and the end of its gradient in training.
@@ -77,17 +81,19 @@ def _grid(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return symbols, torch.arange(count, dtype=torch.float64)[:, None] / count
 
 
-def frozen_tables() -> tuple[Tensor, Tensor]:
+def frozen_tables(shape: Sequence[tuple[float, float]] = GAUSSIAN) -> tuple[Tensor, Tensor]:
     """Return integer masses (int32, all tables one after another) and each table's reach (int32).
 
-    Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
-    then that of the escape, and sums to about TOTAL.
+    `shape`: shares and relative scales of the Gaussians that a table's masses add up. Tables follow by level, then by
+    fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1, then that of the escape, and sums
+    to about TOTAL.
     """
     masses, reaches = [], []
     for level, sigma in enumerate(_sigmas()):
         count = FINE if level < NARROW else COARSE
         symbols, means = _grid(sigma, count)
-        rows = (mass(symbols, means, sigma) * TOTAL).round().clamp(min=1)
+        rows = torch.stack([share * mass(symbols, means, width * sigma) for share, width in shape]).sum(0)
+        rows = (rows * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
         reaches += [_reach(sigma)] * count
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
@@ -122,10 +128,11 @@ class Distribution(nn.Module, ABC):
     """`per_element` numbers describe an element; they come as (B, per_element, …)."""
 
     per_element: int
+    shape: Sequence[tuple[float, float]] = GAUSSIAN
 
     def __init__(self, centroid: bool) -> None:
         super().__init__()
-        masses, reach = frozen_tables()
+        masses, reach = frozen_tables(self.shape)
         self.register_buffer("table_masses", masses)
         self.register_buffer("table_reach", reach)
         self.table_masses: Tensor
@@ -136,7 +143,7 @@ class Distribution(nn.Module, ABC):
 
     def freeze(self) -> None:
         """Take this version's tables in place of those that came with other weights."""
-        masses, reach = frozen_tables()
+        masses, reach = frozen_tables(self.shape)
         self.table_masses.copy_(masses)
         self.table_reach.copy_(reach)
         if self.table_offsets is not None:
@@ -219,6 +226,7 @@ class Gaussian(Distribution):
     """Parameters: mean, scale exponent."""
 
     per_element = 2
+    shape = PEAKED
 
     def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""

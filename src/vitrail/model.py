@@ -163,7 +163,7 @@ class Model(nn.Module):
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
 
         In training mode bits are those of values with uniform noise; otherwise those of the rounded values, up to
-        the tables' precision what a file takes. The reconstruction always comes from rounded values.
+        the tables' shape and precision what a file takes. The reconstruction always comes from rounded values.
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         output = self.estimate(*self.analyse(x, quality), quality)
