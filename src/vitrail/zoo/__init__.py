@@ -16,6 +16,7 @@ _RETIRED = {
     "ce2f5ef9": "econtextformer-s of 25 November 2026, which commit 583d51e of the repository reads",
     "911b25e0": "econtextformer-s of 26 November 2026, which commit 9bf98b4 of the repository reads",
     "74809df9": "econtextformer-s of 26 November 2026, which commit e6f8b7b of the repository reads",
+    "026fdbf4": "econtextformer-s of 26 November 2026, which commit 3a68085 of the repository reads",
 }
 
 
