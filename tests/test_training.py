@@ -189,7 +189,7 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     loop.train(replace(TINY, exact=True), store, folder, tmp_path, settings, resume=False)
     first = weights.load(str(tmp_path / "weights.safetensors"))
     assert first.config == replace(TINY, exact=True)
-    steps, _, _, seconds, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
+    steps, _, seconds, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
     assert steps > 0
     loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=seconds / 60 + 0.03), resume=True)
     assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps

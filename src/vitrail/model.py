@@ -186,8 +186,11 @@ class Model(nn.Module):
             usual = self.usual_scale(quality)
         y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
-        unrounded = residual if rounding is round_through else None
-        values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
+        if torch.is_grad_enabled():
+            unrounded = residual if rounding is round_through else None
+            values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
+        else:
+            values = self._reconstruct(symbols, parameters, usual)
         return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
@@ -273,8 +276,9 @@ class Model(nn.Module):
             chosen = self.distribution.choose(parameters.flatten(1), scale)
             coded = self.distribution.code(coder, chosen, symbols)
             if given is None:
-                values[channels, at] = self.distribution.reconstruct(chosen, coded).reshape(-1, len(at))
-            coded = coded.reshape(-1, len(at))
+                value = self.distribution.reconstruct(chosen, coded)
+                values[channels, at] = value.reshape(self.context.segment_channels, len(at))
+            coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
         found = Latents(y.reshape(-1, h, w), z, self._kept(features))
@@ -294,19 +298,21 @@ class Model(nn.Module):
             z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
             with self.arithmetic():
                 features = self.features(z_hat, at, latents.y.shape[1:])
-        values = self._values(latents, features, at) if latents.values is None else latents.values
-        return torch.from_numpy(values).to(self.device).unsqueeze(0) + features[:, : self.config.latents]
+        if latents.values is not None:
+            values = torch.from_numpy(latents.values).to(self.device).unsqueeze(0)
+        else:  # an encoder's
+            values = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
+            if self.config.centroid:
+                with self.arithmetic():
+                    parameters = self.context(values, features).float()
+                values = self._reconstruct(values, parameters, self.usual_scale(at))
+        return values + features[:, : self.config.latents]
 
-    def _values(self, latents: Latents, features: Tensor, quality: Tensor) -> NDArray[np.float32]:
-        """Return what an encoder's symbols stand for."""
-        if not self.config.centroid:
-            return latents.y.astype(np.float32)
-        y = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
-        with self.arithmetic():
-            parameters = self.context(y, features)[0].float().flatten(1)
-        usual = self.usual_scale(quality)[0, :, :, 0].expand(-1, y[0, 0].numel()).flatten()
-        chosen = self.distribution.choose(parameters, usual)
-        return self.distribution.reconstruct(chosen, latents.y.reshape(-1)).reshape(latents.y.shape)
+    def _reconstruct(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return what symbols (B, M, h, w) stand for in files, given parameters (B, P, M, h, w) of all."""
+        chosen = self.distribution.choose(parameters.transpose(0, 1).flatten(1), usual.expand_as(symbols).flatten())
+        values = self.distribution.reconstruct(chosen, symbols.flatten().to(torch.int32).cpu().numpy())
+        return torch.from_numpy(values).to(symbols.device).view(symbols.shape)
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
