@@ -49,6 +49,17 @@ def test_a_distribution_returns_its_symbols_at_the_estimated_size(symbols: list[
         assert 8 * len(data) <= estimator.bits * 1.001 + 64
 
 
+@given(st.lists(st.floats(-9, 9), max_size=50))
+def test_counted_bits_are_those_of_the_tables(means: list[float]) -> None:
+    torch.manual_seed(len(means))
+    distribution = distributions.build(config.Gaussian())
+    parameters = torch.stack([torch.tensor(means), torch.rand(len(means))])
+    chosen, near = distribution.choose(parameters, torch.rand(len(means)) * 6), parameters[0].round().int().numpy()
+    estimator = Estimator()
+    distribution.code(estimator, chosen, near)
+    assert distribution.count(chosen, near).sum() == pytest.approx(estimator.bits, rel=1e-5)
+
+
 def test_tables_are_whole_distributions() -> None:
     for row in range(len(TABLES.first)):
         masses = TABLES.row(row)

@@ -182,6 +182,10 @@ class Distribution(nn.Module, ABC):
         """Return the mean (B, …) of what lies within 1/2 of values (B, …); parameters and `usual` as in `bits`."""
 
     @abstractmethod
+    def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """Return the bits that `code` spends on each of n symbols, but for what follows an escape."""
+
+    @abstractmethod
     def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """Return what n coded symbols stand for."""
 
@@ -250,15 +254,27 @@ class Gaussian(Distribution):
         mean, exponent = _moments(mean, exponent + usual)
         return centroids(values, mean, scales(exponent))
 
+    def _entries(self, chosen: Tensor, symbols: Integers) -> NDArray[np.int64]:
+        """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
+        index, whole = chosen.cpu().numpy()
+        tables = self.tables()
+        entries: NDArray[np.int64] = tables.start[index] + np.clip(
+            symbols - whole - tables.first[index], 0, tables.escape[index]
+        )
+        return entries
+
+    def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """See `Distribution`."""
+        tables = self.tables()
+        shares = tables.masses[self._entries(chosen, symbols)] / tables.total[chosen[0].cpu().numpy()]
+        return (-np.log2(shares)).astype(np.float32)
+
     def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""
         if self.table_offsets is None:
             return symbols.astype(np.float32)
-        index, whole = chosen.cpu().numpy()
-        tables = self.tables()
-        entries = np.clip(symbols - whole - tables.first[index], 0, tables.escape[index])
-        offsets = self.table_offsets.cpu().numpy()[tables.start[index] + entries]
-        return symbols.astype(np.float32) + offsets.astype(np.float32) / OFFSET_UNITS
+        offsets = self.table_offsets.cpu().numpy()[self._entries(chosen, symbols)]
+        return symbols.astype(np.float32) + offsets.astype(np.float32) * np.float32(1 / OFFSET_UNITS)
 
 
 class Mixture(Distribution):
@@ -299,6 +315,11 @@ class Mixture(Distribution):
         values = values.unsqueeze(1)
         shares = logits.softmax(1) * mass(values, means, scales(exponent)).clamp(min=1e-12)
         return (shares * centroids(values, means, scales(exponent))).sum(1) / shares.sum(1)
+
+    def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
+        """See `Distribution`."""
+        values = torch.from_numpy(symbols).to(chosen.device).float().unsqueeze(0)
+        return self.bits(values, chosen.flatten(0, 1).unsqueeze(0), torch.zeros_like(values))[0].cpu().numpy()
 
     def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""

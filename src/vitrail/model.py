@@ -162,8 +162,9 @@ class Model(nn.Module):
     def forward(self, x: Tensor, quality: Tensor | float = 50) -> Output:
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
 
-        In training mode bits are those of values with uniform noise; otherwise those of the rounded values, up to
-        the tables' shape and precision what a file takes. The reconstruction always comes from rounded values.
+        In training mode bits are those of values with uniform noise; otherwise those of the rounded values, and where
+        no gradient is asked for, those that the tables of a file give. The reconstruction always comes from rounded
+        values.
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         output = self.estimate(*self.analyse(x, quality), quality)
@@ -184,13 +185,13 @@ class Model(nn.Module):
             symbols = rounding(residual)
             parameters = self.context(symbols, features).float()
             usual = self.usual_scale(quality)
-        y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
         z_bits = self.prior.bits(self._noisy(z, z_hat))
-        if torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled():
+            y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
             unrounded = residual if rounding is round_through else None
             values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
         else:
-            values = self._reconstruct(symbols, parameters, usual)
+            values, y_bits = self._as_coded(symbols, parameters, usual)
         return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
@@ -305,14 +306,16 @@ class Model(nn.Module):
             if self.config.centroid:
                 with self.arithmetic():
                     parameters = self.context(values, features).float()
-                values = self._reconstruct(values, parameters, self.usual_scale(at))
+                values, _ = self._as_coded(values, parameters, self.usual_scale(at))
         return values + features[:, : self.config.latents]
 
-    def _reconstruct(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
-        """Return what symbols (B, M, h, w) stand for in files, given parameters (B, P, M, h, w) of all."""
+    def _as_coded(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what symbols (B, M, h, w) stand for in files and take there, given all parameters (B, P, M, h, w)."""
         chosen = self.distribution.choose(parameters.transpose(0, 1).flatten(1), usual.expand_as(symbols).flatten())
-        values = self.distribution.reconstruct(chosen, symbols.flatten().to(torch.int32).cpu().numpy())
-        return torch.from_numpy(values).to(symbols.device).view(symbols.shape)
+        numbers = symbols.flatten().to(torch.int32).cpu().numpy()
+        values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers))
+        bits = torch.from_numpy(self.distribution.count(chosen, numbers))
+        return values.to(symbols.device).view(symbols.shape), bits.to(symbols.device).view(symbols.shape)
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
