@@ -14,7 +14,7 @@ this, the latent residual prediction.) For files it comes from a table too.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -67,18 +67,13 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return 0.5 * (torch.erfc((distance - 0.5) * factor) - torch.erfc((distance + 0.5) * factor))
 
 
-def _sigmas() -> Tensor:
-    return scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)
-
-
-def _reach(sigma: Tensor) -> int:
-    return int(torch.ceil(6 * sigma)) + 2
-
-
-def _grid(sigma: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the symbols of a level's tables and the fractions of the mean (count, 1), float64."""
-    symbols = torch.arange(-_reach(sigma), _reach(sigma) + 2, dtype=torch.float64)
-    return symbols, torch.arange(count, dtype=torch.float64)[:, None] / count
+def _levels() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each level's scale, the symbols of its tables (n,), and the fractions of the mean (count, 1), float64."""
+    for level, sigma in enumerate(scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)):
+        count = FINE if level < NARROW else COARSE
+        reach = int(torch.ceil(6 * sigma)) + 2
+        symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
+        yield sigma, symbols, torch.arange(count, dtype=torch.float64)[:, None] / count
 
 
 def frozen_tables(shape: Sequence[tuple[float, float]] = GAUSSIAN) -> tuple[Tensor, Tensor]:
@@ -89,13 +84,11 @@ def frozen_tables(shape: Sequence[tuple[float, float]] = GAUSSIAN) -> tuple[Tens
     to about TOTAL.
     """
     masses, reaches = [], []
-    for level, sigma in enumerate(_sigmas()):
-        count = FINE if level < NARROW else COARSE
-        symbols, means = _grid(sigma, count)
+    for sigma, symbols, means in _levels():
         rows = torch.stack([share * mass(symbols, means, width * sigma) for share, width in shape]).sum(0)
         rows = (rows * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
-        reaches += [_reach(sigma)] * count
+        reaches += [-int(symbols[0])] * len(means)
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
 
 
@@ -116,9 +109,7 @@ def frozen_offsets() -> Tensor:
     The escape has the offset of the last symbol.
     """
     rows = []
-    for level, sigma in enumerate(_sigmas()):
-        count = FINE if level < NARROW else COARSE
-        symbols, means = _grid(sigma, count)
+    for sigma, symbols, means in _levels():
         offsets = (centroids(symbols, means, sigma) - symbols) * OFFSET_UNITS
         rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
