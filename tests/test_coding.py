@@ -60,6 +60,17 @@ def test_counted_bits_are_those_of_the_tables(means: list[float]) -> None:
     assert distribution.count(chosen, near).sum() == pytest.approx(estimator.bits, rel=1e-5)
 
 
+def test_training_counts_the_bits_of_the_tables() -> None:
+    torch.manual_seed(0)
+    distribution = distributions.build(config.Gaussian())
+    parameters, usual = torch.stack([torch.randn(20000) * 3, torch.rand(20000)]), torch.rand(20000) * 6
+    scale = distributions.scales((parameters[1] + usual).clamp(0, 63 / 8))
+    symbols = (parameters[0] + scale * torch.randn(20000)).round()
+    bits = distribution.bits(symbols[None], parameters[None], usual[None]).sum()
+    counted = distribution.count(distribution.choose(parameters, usual), symbols.int().numpy()).sum()
+    assert counted == pytest.approx(float(bits), rel=0.01)
+
+
 def test_tables_are_whole_distributions() -> None:
     for row in range(len(TABLES.first)):
         masses = TABLES.row(row)
@@ -90,13 +101,19 @@ def test_a_table_is_chosen_by_the_fraction_of_the_mean(steps: int, level: int) -
     assert (int(whole[0]), int(index[0])) == (steps // count, start + steps % count)
 
 
-@given(st.integers(-20, 20), st.floats(-3, 3), st.floats(0.11, 64))
-def test_a_symbol_stands_for_the_mean_of_its_interval(symbol: int, mean: float, scale: float) -> None:
+SHAPES = st.sampled_from([distributions.GAUSSIAN, distributions.PEAKED])
+
+
+@given(st.integers(-20, 20), st.floats(-3, 3), st.floats(0.11, 64), SHAPES)
+def test_a_symbol_stands_for_the_mean_of_its_interval(
+    symbol: int, mean: float, scale: float, shape: distributions.Shape
+) -> None:
     values = torch.tensor([float(symbol)])
-    found = float(distributions.centroids(values, torch.tensor([mean]), torch.tensor([scale])))
+    found = float(distributions.centroids(values, torch.tensor([mean]), torch.tensor([scale]), shape))
     points = symbol + np.linspace(-0.5, 0.5, 20001)
-    exponents = -0.5 * ((points - mean) / scale) ** 2
-    weights = np.exp(exponents - exponents.max())
+    exponents = np.stack([-0.5 * ((points - mean) / (scale * width)) ** 2 for _, width in shape])
+    shares = np.array([[share / width] for share, width in shape])
+    weights = (shares * np.exp(exponents - exponents.max())).sum(0)
     assert abs(found - symbol) <= 0.5
     if abs(symbol - mean) - 0.5 < 6 * scale:  # else the nearer edge is near enough
         assert found == pytest.approx(float((points * weights).sum() / weights.sum()), abs=0.01)
@@ -162,13 +179,16 @@ def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
     assert older.bits == pytest.approx(renewed.bits, rel=0.01)
 
 
-def test_mixture_of_one_is_the_gaussian() -> None:
+def test_a_mixture_can_have_the_peaked_shape() -> None:
     values = torch.randint(-9, 9, (2, 50)).float()
-    moments = torch.randn(2, 2, 50)
-    usual = torch.rand(2, 50) * 4
-    one = torch.cat([torch.randn(2, 1, 50), moments], 1)
-    gaussian = distributions.build(config.Gaussian()).bits(values, moments, usual)
-    assert torch.allclose(gaussian, distributions.build(config.Mixture(1)).bits(values, one, usual), atol=1e-4)
+    mean, usual = torch.randn(2, 1, 50), 1 + torch.rand(2, 50) * 4
+    shares, widths = torch.tensor(distributions.PEAKED).T
+    wider = distributions.exponents(distributions.SMALLEST * 2 * widths) - distributions.exponents(
+        torch.tensor(distributions.SMALLEST * 2)
+    )
+    mixed = torch.cat([each.expand(2, 2, 50) for each in (shares.log()[:, None], mean, wider[:, None])], 1)
+    peaked = distributions.build(config.Gaussian()).bits(values, torch.cat([mean, 0 * mean], 1), usual)
+    assert torch.allclose(peaked, distributions.build(config.Mixture(2)).bits(values, mixed, usual), atol=1e-4)
 
 
 def test_components_may_change_places() -> None:

@@ -155,7 +155,7 @@ class MCDHContext:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """One Gaussian an element."""
+    """One mean and scale an element; the density is more peaked than a Gaussian (see `distributions`)."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,8 @@ _SMALL_MCDH = ModelConfig(
     _SMALL_AGWINT,
     DualHyperprior(64, 384),
     _SMALL_MCDH_CONTEXT,
-    latents=192,
+    latents=256,
+    centroid=True,
     exact=True,
 )
 

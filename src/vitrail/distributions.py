@@ -34,8 +34,9 @@ NARROW, FINE, COARSE = 16, 32, 8
 # No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
 OFFSET_UNITS = 1 << 15
-# Shares and relative scales. What is coded is more peaked and has longer tails than the Gaussian that training assumes:
-# with the latter's tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
+# Shares and relative scales of Gaussians that add up. Latents are more peaked and have longer tails than one Gaussian:
+# with its tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
+Shape = Sequence[tuple[float, float]]
 GAUSSIAN, PEAKED = ((1.0, 1.0),), ((0.5, 0.7), (0.5, 1.2))
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0
@@ -59,12 +60,16 @@ def exponents(scale: Tensor) -> Tensor:
     return (scale.clamp(SMALLEST, LARGEST) / SMALLEST).log() / (_log_step() * _UNIT)
 
 
-def mass(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Return the probability of [values - 1/2, values + 1/2] under Gaussians."""
+def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSIAN) -> Tensor:
+    """Return the probability of [values - 1/2, values + 1/2] under densities of a shape."""
     distance = (values - mean).abs()
-    factor = 0.5**0.5 / scale
-    # In the left tail, where float32 keeps its precision.
-    return 0.5 * (torch.erfc((distance - 0.5) * factor) - torch.erfc((distance + 0.5) * factor))
+    total = torch.zeros_like(distance)
+    for share, width in shape:
+        factor = 0.5**0.5 / width / scale
+        # In the left tail, where float32 keeps its precision.
+        tails = torch.erfc((distance - 0.5) * factor) - torch.erfc((distance + 0.5) * factor)
+        total = total + 0.5 * share * tails
+    return total
 
 
 def _levels() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -76,41 +81,42 @@ def _levels() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         yield sigma, symbols, torch.arange(count, dtype=torch.float64)[:, None] / count
 
 
-def frozen_tables(shape: Sequence[tuple[float, float]] = GAUSSIAN) -> tuple[Tensor, Tensor]:
+def frozen_tables(shape: Shape = GAUSSIAN) -> tuple[Tensor, Tensor]:
     """Return integer masses (int32, all tables one after another) and each table's reach (int32).
 
-    `shape`: shares and relative scales of the Gaussians that a table's masses add up. Tables follow by level, then by
-    fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1, then that of the escape, and sums
-    to about TOTAL.
+    Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
+    then that of the escape, and sums to about TOTAL.
     """
     masses, reaches = [], []
     for sigma, symbols, means in _levels():
-        rows = torch.stack([share * mass(symbols, means, width * sigma) for share, width in shape]).sum(0)
-        rows = (rows * TOTAL).round().clamp(min=1)
+        rows = (mass(symbols, means, sigma, shape) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
         reaches += [-int(symbols[0])] * len(means)
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
 
 
-def centroids(values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Return the mean of [values - 1/2, values + 1/2] under Gaussians."""
+def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSIAN) -> Tensor:
+    """Return the mean of [values - 1/2, values + 1/2] under densities of a shape."""
     away = values - mean
-    near, far = (away.abs() - 0.5) / scale, (away.abs() + 0.5) / scale
-    density = (torch.exp(-0.5 * near.square()) - torch.exp(-0.5 * far.square())) * (2 * math.pi) ** -0.5
-    inside = away.sign() * scale * density / mass(values, mean, scale).clamp(min=1e-12) - away
+    distance, moment = away.abs(), torch.zeros_like(away)
+    for share, width in shape:
+        near, far = (distance - 0.5) / (width * scale), (distance + 0.5) / (width * scale)
+        moment = moment + share * width * (torch.exp(-0.5 * near.square()) - torch.exp(-0.5 * far.square()))
+    moment = away.sign() * scale * moment * (2 * math.pi) ** -0.5
+    inside = moment / mass(values, mean, scale, shape).clamp(min=1e-12) - away
     # Where the mass is too small to divide by, also in the gradient, it lies at the nearer edge.
-    offset = torch.where(near > 6, -0.5 * away.sign(), inside)
+    offset = torch.where(distance - 0.5 > 6 * scale, -0.5 * away.sign(), inside)
     return values + offset.clamp(-0.5, 0.5)
 
 
-def frozen_offsets() -> Tensor:
+def frozen_offsets(shape: Shape = GAUSSIAN) -> Tensor:
     """Return how far from each symbol of `frozen_tables` its centroid lies (int32, in units of 1 / OFFSET_UNITS).
 
     The escape has the offset of the last symbol.
     """
     rows = []
     for sigma, symbols, means in _levels():
-        offsets = (centroids(symbols, means, sigma) - symbols) * OFFSET_UNITS
+        offsets = (centroids(symbols, means, sigma, shape) - symbols) * OFFSET_UNITS
         rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
 
@@ -119,7 +125,7 @@ class Distribution(nn.Module, ABC):
     """`per_element` numbers describe an element; they come as (B, per_element, …)."""
 
     per_element: int
-    shape: Sequence[tuple[float, float]] = GAUSSIAN
+    shape: Shape = GAUSSIAN
 
     def __init__(self, centroid: bool) -> None:
         super().__init__()
@@ -129,7 +135,7 @@ class Distribution(nn.Module, ABC):
         self.table_masses: Tensor
         self.table_reach: Tensor
         self.table_offsets: Tensor | None
-        self.register_buffer("table_offsets", frozen_offsets() if centroid else None)
+        self.register_buffer("table_offsets", frozen_offsets(self.shape) if centroid else None)
         self._tables: Tables | None = None
 
     def freeze(self) -> None:
@@ -138,7 +144,7 @@ class Distribution(nn.Module, ABC):
         self.table_masses.copy_(masses)
         self.table_reach.copy_(reach)
         if self.table_offsets is not None:
-            self.table_offsets.copy_(frozen_offsets())
+            self.table_offsets.copy_(frozen_offsets(self.shape))
         self._tables = None
 
     def tables(self) -> Tables:
@@ -218,7 +224,7 @@ def _indices(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Gaussian(Distribution):
-    """Parameters: mean, scale exponent."""
+    """Parameters: mean, scale exponent. Two Gaussians of the same mean add up to the shape."""
 
     per_element = 2
     shape = PEAKED
@@ -227,7 +233,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return -torch.log2(clamp_through(mass(values, mean, scales(exponent)), _LEAST, 1.0))
+        return -torch.log2(clamp_through(mass(values, mean, scales(exponent), self.shape), _LEAST, 1.0))
 
     def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`: the table's number and the whole part of the mean."""
@@ -243,7 +249,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return centroids(values, mean, scales(exponent))
+        return centroids(values, mean, scales(exponent), self.shape)
 
     def _entries(self, chosen: Tensor, symbols: Integers) -> NDArray[np.int64]:
         """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
