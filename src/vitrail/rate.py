@@ -45,6 +45,6 @@ class QualityTable(nn.Module):
         place = (quality.to(self.table.dtype) - 1) * ((KNOTS - 1) / 99)
         left = place.floor().clamp(0, KNOTS - 2)
         index = left.long()
-        low, high = self.table[index], self.table[index + 1]
+        low, high = (self.table.index_select(0, each) for each in (index, index + 1))
         values = low + (high - low) * (place - left).unsqueeze(1)
         return values[:, :, None, None]

@@ -65,7 +65,7 @@ class ContextModel(nn.Module, ABC):
 
     def take(self, group: Group, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
         """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""
-        return latent[:, self.channels(group)].flatten(2)[:, :, positions[group.phase]]
+        return latent[:, self.channels(group)].flatten(2).index_select(2, positions[group.phase])
 
 
 class _Known(Walk):

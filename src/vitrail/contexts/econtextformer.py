@@ -127,7 +127,7 @@ class _Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.extend(k, v)
-        bias = self.bias[relation.flatten()].T.unflatten(1, relation.shape)
+        bias = self.bias.index_select(0, relation.flatten()).T.unflatten(1, relation.shape)
         q, k, v = (each.unflatten(0, (-1, len(mask))) for each in (q, k, v))
         groups = x.shape[1]
         if torch.is_grad_enabled():
@@ -276,7 +276,7 @@ class EContextformer(ContextModel):
         if context is None:
             picked = self.start.expand(*features.shape[:2], -1)
         else:
-            picked = context.flatten(1, 2)[:, geometry.slots[group.phase]]
+            picked = context.flatten(1, 2).index_select(1, geometry.slots[group.phase])
         output: Tensor = self.networks(group.segment, features, picked)
         return output.transpose(1, 2).unflatten(1, (self.outputs, self.segment_channels))
 
@@ -296,7 +296,7 @@ class EContextformer(ContextModel):
         for step, group in enumerate(self.order.groups):
             context = contexts[:, step - lead] if step >= lead else None
             at = positions[group.phase]
-            predicted = self.predict(step, context, tokens[:, at], geometry)
+            predicted = self.predict(step, context, tokens.index_select(1, at), geometry)
             parameters[:, :, self.channels(group), at] = predicted.to(parameters.dtype)
         return parameters.unflatten(-1, (height, width))
 
@@ -320,7 +320,7 @@ class _EContextformerWalk(Walk):
     def predict(self, step: int) -> Tensor:
         at = self.geometry.positions[self.model.order.groups[step].phase]
         context = self._context() if self.values else None
-        return self.model.predict(step, context, self.features[:, at], self.geometry)
+        return self.model.predict(step, context, self.features.index_select(1, at), self.geometry)
 
     def update(self, step: int, symbols: Tensor) -> None:
         group = self.model.order.groups[step]

@@ -16,6 +16,7 @@ scores of one tile are all that is held.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -116,15 +117,10 @@ class MCDHContext(ContextModel):
 
         def patches(places: Neighbours, chosen: Tensor) -> list[Tensor]:
             shifted = (padded[:, :, _moved(rows, i), _moved(columns, j)] for i, j in places)
-            return [patch.flatten(2).transpose(1, 2)[:, chosen] for patch in shifted]
+            return [patch.flatten(2).transpose(1, 2).index_select(1, chosen) for patch in shifted]
 
-        place = torch.arange(tokens.shape[1], device="cpu")
-        asking, asked = place, place
-        if not self.raster:
-            length = columns.stop - columns.start
-            second = (place // length + rows.start + place % length + columns.start) % 2 == 1
-            asking, asked = place[second], place[~second]
-        asking, asked = asking.to(tokens.device), asked.to(tokens.device)
+        parity = None if self.raster else (rows.start + columns.start) % 2
+        asking, asked = _places(tokens.shape[1], columns.stop - columns.start, parity, tokens.device)
         contexts = []
         if len(asking):
             around = patches(self.asking, asking)
@@ -132,8 +128,8 @@ class MCDHContext(ContextModel):
                 contexts.append(self.local_of(around))
             if self.part.global_context:
                 around_keys = around if self.raster else patches(self.asked, asked)
-                q = self.describe(self.query, around, tokens[:, asking], 0)
-                k = self.describe(self.key, around_keys, tokens[:, asked], 1)
+                q = self.describe(self.query, around, tokens.index_select(1, asking), 0)
+                k = self.describe(self.key, around_keys, tokens.index_select(1, asked), 1)
                 contexts.append(self._global(q, k, self.values(patches([(0, 0)], asked)[0])))
         found = [context.new_zeros(*tokens.shape[:2], 2 * self.latents) for context in contexts]
         for whole, context in zip(found, contexts, strict=True):
@@ -218,6 +214,20 @@ class _RasterWalk(Walk):
         taken = symbols.to(self.padded.dtype)
         self.padded[:, :, row + _REACH, column + _REACH] = taken[..., 0]
         self.values[:, :, step] = self.model.values(taken.transpose(1, 2))[:, :, 0]
+
+
+@lru_cache(maxsize=16)
+def _places(count: int, length: int, parity: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the indices of the positions of a tile that ask and of those that are asked; rows have `length`.
+
+    `parity` is that of row + column of the tile's first position; without one, all ask all. Kept on the device: a
+    recorded step may not copy them there.
+    """
+    place = torch.arange(count, device="cpu")
+    if parity is None:
+        return place.to(device), place.to(device)
+    second = (place // length + place % length + parity) % 2 == 1
+    return place[second].to(device), place[~second].to(device)
 
 
 def _moved(part: slice, offset: int) -> slice:

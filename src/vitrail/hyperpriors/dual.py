@@ -73,7 +73,9 @@ class SpatialAttention(nn.Module):
         tokens = windows.cut(self.norm(x.permute(0, 2, 3, 1)))
         parts = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = (grid(part) for grid, part in zip(self.grids, parts, strict=True))
-        scores = (q @ k.transpose(-1, -2)) * self.scale + self.bias[self.relation].permute(2, 0, 1)
+        scores = (q @ k.transpose(-1, -2)) * self.scale + self.bias.index_select(
+            0, self.relation.flatten()
+        ).T.unflatten(1, self.relation.shape)
         if windows.mask is not None:
             scores = (scores.unflatten(0, (-1, len(windows.mask))) + windows.mask).flatten(0, 1)
         weights = self.weigh(scores)

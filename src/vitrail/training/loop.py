@@ -1,11 +1,11 @@
 """The training loop: rate-distortion loss over all qualities at once, on a budget of time spent in steps."""
 
 import atexit
+import copy
 import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from vitrail import weights
@@ -184,21 +183,12 @@ def calibrate(model: Model, data: Store) -> None:
         model(data.batch(8, SMALLEST_SIDE), stratified_qualities(8, model.device))
 
 
-def _moving_average(most: float) -> Callable[[Any, Any, Any], None]:
-    """Return an exponential average that keeps `most` a step; early on less, or it would lag a tenth of the run."""
-
-    def update(averages: Any, values: Any, count: Tensor) -> None:
-        get_ema_multi_avg_fn(min(most, float(count) / (float(count) + 10)))(averages, values, count)
-
-    return update
-
-
 class _Run:
     """A run's state, what it does in a step, and what it writes."""
 
     def __init__(self, fabric: Fabric, model: Model, out: Path, settings: Settings) -> None:
         self.fabric, self.out, self.settings = fabric, out, settings
-        self._adopt(model, model)
+        self._adopt(model, copy.deepcopy(model).requires_grad_(False))
         self.step = self.crops = 0
         self.seconds = 0.0
         # On the device, where a recorded step changes them.
@@ -212,7 +202,7 @@ class _Run:
         self.module = self.fabric.setup_module(RateDistortion(model))
         built = optimizers.build(model, settings.muon, settings.adamw)
         self.optimizers: list[Any] = list(self.fabric.setup_optimizers(*built))
-        self.averaged = AveragedModel(average, multi_avg_fn=_moving_average(settings.average))
+        self.average = average
         self.replay: Replay | None = None
 
     def become_exact(self, data: Store) -> None:
@@ -223,7 +213,6 @@ class _Run:
         for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
         self._adopt(model, average)
-        self.averaged.n_averaged.fill_(self.step)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 
@@ -231,17 +220,13 @@ class _Run:
     def progress(self) -> float:
         return self.seconds / (60 * self.settings.minutes)
 
-    @property
-    def average(self) -> Model:
-        return cast(Model, self.averaged.module)
-
     # -- what it writes ------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         optimizer_states = {f"optimizer{index}": item for index, item in enumerate(self.optimizers)}
         counters = [self.step, self.crops, self.seconds, self.model.config.exact]
         counters += [int(self.skipped), float(self.norm)]
-        return {"module": self.module, "averaged": self.averaged, "counters": counters, **optimizer_states}
+        return {"module": self.module, "average": self.average, "counters": counters, **optimizer_states}
 
     def load(self, data: Store) -> None:
         try:
@@ -338,7 +323,7 @@ class _Run:
             result = self.update(x, quality)
         self.step += 1
         self.crops += len(x) * self.fabric.world_size
-        self.averaged.update_parameters(self.model)
+        self.follow()
         return result
 
     def update(self, x: Tensor, quality: Tensor) -> Tensor:
@@ -351,6 +336,16 @@ class _Run:
         for optimizer in self.optimizers:
             optimizer.step()
         return torch.cat([loss.detach()[None], parts])
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the average; early on it keeps less, or it would lag a tenth of the run.
+
+        (`AveragedModel` would wait for the GPU at every step.)
+        """
+        kept = min(self.settings.average, self.step / (self.step + 10))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - kept)
+        torch._foreach_copy_(list(self.average.buffers()), list(self.model.buffers()))
 
     @torch.no_grad()
     def clip(self) -> None:

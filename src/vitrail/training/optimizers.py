@@ -4,13 +4,17 @@ Muon (K. Jordan et al., 2024) makes each update's singular values equal. PyTorch
 convolution is handed to it as a matrix: its first dimension x all others.
 """
 
-from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitrail.model import Model
+
+# A matrix's update is some thirty small products, one after another: on a GPU matrices take turns on as many streams.
+_STREAMS = 8
 
 
 class MatrixMuon(torch.optim.Muon):
@@ -20,24 +24,34 @@ class MatrixMuon(torch.optim.Muon):
         self.weights = weights
         # Its parameters are updates, which start at zero at every step: so the learning rate can be a tensor.
         self.updates = [nn.Parameter(torch.zeros_like(_matrix(weight.data))) for weight in weights]
-        super().__init__(self.updates, lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        self.param_groups[0]["lr"] = lr
+        self.streams = [torch.cuda.Stream() for _ in range(_STREAMS)] if lr.device.type == "cuda" else []
+        shares = max(1, len(self.streams))
+        groups = [{"params": self.updates[first::shares]} for first in range(shares)]
+        super().__init__(groups, lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        for group in self.param_groups:
+            group["lr"] = lr
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the weights from their gradients."""
+        updates = [update.data for update in self.updates]
+        torch._foreach_zero_(updates)
         for weight, update in zip(self.weights, self.updates, strict=True):
             assert weight.grad is not None
-            update.zero_()
             update.grad = _matrix(weight.grad.contiguous(memory_format=_layout(weight)))
-        (group,) = self.param_groups
-        rate, group["lr"] = group["lr"], 1.0
-        loss = super().step(closure)
-        group["lr"] = rate
-        updates = [update.data for update in self.updates]
+        groups = self.param_groups
+        rate = groups[0]["lr"]
+        for group, stream in zip_longest(groups, self.streams):
+            self.param_groups = [{**group, "lr": 1.0}]
+            if stream is not None:
+                stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream) if stream is not None else nullcontext():
+                super().step()
+        for stream in self.streams:
+            torch.cuda.current_stream().wait_stream(stream)
+        self.param_groups = groups
         torch._foreach_mul_(updates, rate)
         torch._foreach_add_([_matrix(weight.data) for weight in self.weights], updates)
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""

@@ -48,7 +48,9 @@ class _Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None, further: Tensor | None) -> Tensor:
         """Attend; queries and tokens (n, w * w, C), mask (windows, 1, w * w, w * w), further (n, m, C)."""
-        bias = self.bias[self.relation].permute(2, 0, 1)[None]  # (1, heads, w * w, w * w)
+        bias = self.bias.index_select(0, self.relation.flatten()).T.unflatten(1, self.relation.shape)[
+            None
+        ]  # (1, heads, w * w, w * w)
         if mask is not None:
             bias = (bias + mask).repeat(len(tokens) // len(mask), 1, 1, 1)
         if further is not None:
