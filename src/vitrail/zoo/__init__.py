@@ -17,6 +17,8 @@ _RETIRED = {
     "911b25e0": "econtextformer-s of 26 November 2026, which commit 9bf98b4 of the repository reads",
     "74809df9": "econtextformer-s of 26 November 2026, which commit e6f8b7b of the repository reads",
     "026fdbf4": "econtextformer-s of 26 November 2026, which commit 3a68085 of the repository reads",
+    "5ea7119d": "econtextformer-s of 26 November 2026, which commit 0e225fc of the repository reads",
+    "c7dcfedc": "mcdh-s of 26 November 2026, which commit 0e225fc of the repository reads",
 }
 
 
@@ -39,14 +41,16 @@ def identity(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:4]
 
 
-@lru_cache(maxsize=1)
-def _ids() -> dict[bytes, str]:
-    return {identity(locate(name).read_bytes()): name for name in names()}
+@lru_cache
+def _id(name: str) -> bytes:
+    return identity(locate(name).read_bytes())
 
 
 def find(model_id: bytes) -> str | None:
     """Return the name of the shipped model with this id, or None."""
-    return _ids().get(model_id)
+    # The default first: most files need no other to be read.
+    likeliest = sorted(names(), key=lambda name: name != DEFAULT)
+    return next((name for name in likeliest if _id(name) == model_id), None)
 
 
 def retired(model_id: bytes) -> bool:
