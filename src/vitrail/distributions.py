@@ -212,15 +212,14 @@ def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
 def _indices(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Return the table index and the whole part of the mean, int32."""
     mean, exponent = _moments(mean, exponent)
-    level = (exponent * _UNIT).round().to(torch.int32)
-    narrow = level < NARROW
-    count = torch.where(narrow, FINE, COARSE)
-    start = torch.where(narrow, level * FINE, NARROW * FINE + (level - NARROW) * COARSE)
-    steps = (mean * count).round().clamp(-(2**17), 2**17).to(torch.int32)
-    # As counts are powers of two, these are the remainder and the quotient, also of negative steps; and faster.
-    index = start + (steps & (count - 1))
-    whole = steps >> torch.where(narrow, FINE.bit_length() - 1, COARSE.bit_length() - 1)
-    return index.to(torch.int32), whole.to(torch.int32)
+    # Whole numbers below 2^24 and powers of two: all of it is exact in float32, and faster than in integers.
+    level = (exponent * _UNIT).round()
+    narrow = (level < NARROW).to(level.dtype)
+    count = COARSE + (FINE - COARSE) * narrow
+    steps = (mean * count).round().clamp(-(2**17), 2**17)
+    whole = (steps / count).floor()
+    start = COARSE * level + (FINE - COARSE) * level.clamp(max=NARROW)
+    return (start + steps - whole * count).to(torch.int32), whole.to(torch.int32)
 
 
 class Gaussian(Distribution):

@@ -43,7 +43,10 @@ class _Geometry:
         self.window = window = part.window
         self.across = window // order.phases  # slots of a window's row
         self.slotwise = part.attention == "channel"
-        self.positions = [phase.to(device) for phase in order.positions(height, width)]
+        positions = order.positions(height, width)
+        self.positions = [phase.to(device) for phase in positions]
+        # Where each position lies when the phases follow one another.
+        self.places = torch.cat(positions).argsort().to(device)
         rows = -(-height // window) * window
         slots = -(-width // window) * self.across
         self.size = (rows, slots)
@@ -62,6 +65,11 @@ class _Geometry:
         k, across = self.window, self.across
         x = x.reshape(batch, groups, rows // k, k, slots // across, across, channels)
         return x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, groups * k * across, channels)
+
+    def by_phase(self, features: Tensor) -> list[Tensor]:
+        """Map features (B, F, h, w) to those (B, n, F) of each phase's positions."""
+        every = features.flatten(2).transpose(1, 2)
+        return [every.index_select(1, at) for at in self.positions]
 
     def partition(self, x: Tensor, shift: bool) -> Tensor:
         """Map tokens (B, n, rows, slots, C) to windows (B * windows, n * the slots of a window, C)."""
@@ -282,6 +290,21 @@ class EContextformer(ContextModel):
 
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
         """See `ContextModel`."""
+        size = (symbols.shape[2], symbols.shape[3])
+        predicted = dict(zip(self.order.groups, self.predictions(symbols, features), strict=True))
+        segments = [
+            torch.cat([predicted[Group(segment, phase)] for phase in range(self.order.phases)], -1)
+            for segment in range(self.order.segments)
+        ]
+        places = self.geometry(*size, symbols.device).places
+        return torch.cat(segments, 2).to(symbols.dtype).index_select(-1, places).unflatten(-1, size)
+
+    def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
+        """See `ContextModel`."""
+        return _Predicted(self.predictions(symbols, features))
+
+    def predictions(self, symbols: Tensor, features: Tensor) -> list[Tensor]:
+        """Return each group's parameters (B, P, C, n), in coding order; those of a group see earlier groups alone."""
         batch, _, height, width = symbols.shape
         geometry = self.geometry(height, width, symbols.device)
         positions = geometry.positions
@@ -290,19 +313,32 @@ class EContextformer(ContextModel):
             self.place(self.take(group, symbols, positions), group.phase, geometry) for group in self.order.groups[:-1]
         ]
         contexts = self.encode(torch.stack(first + placed, 1), self.tokens, geometry)
-        tokens = features.flatten(2).transpose(1, 2)
-        parameters = symbols.new_zeros(batch, self.outputs, self.latents, height * width)
+        tokens = geometry.by_phase(features)
         lead = len(self.order.groups) - len(self.tokens)
-        for step, group in enumerate(self.order.groups):
-            context = contexts[:, step - lead] if step >= lead else None
-            at = positions[group.phase]
-            predicted = self.predict(step, context, tokens.index_select(1, at), geometry)
-            parameters[:, :, self.channels(group), at] = predicted.to(parameters.dtype)
-        return parameters.unflatten(-1, (height, width))
+        return [
+            self.predict(
+                step,
+                contexts[:, step - lead] if step >= lead else None,
+                tokens[group.phase],
+                geometry,
+            )
+            for step, group in enumerate(self.order.groups)
+        ]
 
     def walk(self, features: Tensor) -> Walk:
         """See `ContextModel`."""
         return _EContextformerWalk(self, features)
+
+
+class _Predicted(Walk):
+    def __init__(self, predictions: list[Tensor]) -> None:
+        self.predictions = predictions
+
+    def predict(self, step: int) -> Tensor:
+        return self.predictions[step]
+
+    def update(self, step: int, symbols: Tensor) -> None:
+        pass
 
 
 class _EContextformerWalk(Walk):
@@ -310,7 +346,7 @@ class _EContextformerWalk(Walk):
         batch, _, height, width = features.shape
         self.model = model
         self.geometry = model.geometry(height, width, features.device)
-        self.features = features.flatten(2).transpose(1, 2)
+        self.features = self.geometry.by_phase(features)
         self.values: list[Tensor] = []
         if not model.part.sfg:
             self.values.append(model.start.expand(batch, *self.geometry.size, -1))
@@ -318,14 +354,14 @@ class _EContextformerWalk(Walk):
         self.caches = [_Cache(capacity) for _ in model.blocks]
 
     def predict(self, step: int) -> Tensor:
-        at = self.geometry.positions[self.model.order.groups[step].phase]
+        features = self.features[self.model.order.groups[step].phase]
         context = self._context() if self.values else None
-        return self.model.predict(step, context, self.features.index_select(1, at), self.geometry)
+        return self.model.predict(step, context, features, self.geometry)
 
     def update(self, step: int, symbols: Tensor) -> None:
         group = self.model.order.groups[step]
         if len(self.values) < len(self.model.tokens):
-            self.values.append(self.model.place(symbols.to(self.features.dtype), group.phase, self.geometry))
+            self.values.append(self.model.place(symbols.to(self.features[0].dtype), group.phase, self.geometry))
 
     def _context(self) -> Tensor:
         """Run the network on the newest token's group, or on more when an optimisation is off."""
