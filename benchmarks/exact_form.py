@@ -19,5 +19,5 @@ torch.manual_seed(0)
 model = loop.exact_form(weights.load(given))
 loop.calibrate(model, Store(Path(store), torch.device("cpu")))
 with safe_open(given, "pt") as opened:
-    training = opened.metadata().get("training", "")
-weights.save(model, Path(file), {"training": f"{training}; grids calibrated afterwards"})
+    notes = {name: note for name, note in opened.metadata().items() if name in ("training", "settings")}
+weights.save(model, Path(file), {**notes, "grids": "calibrated afterwards"})

@@ -23,5 +23,6 @@ settings = loop.Settings(
     valid_minutes=3.0,
 )
 found = (Path(out) / loop.CHECKPOINT).is_file()
-begin = start[0] if start and not found else None
-loop.train(replace(named(name), exact=False), Path(store), Path(valid), Path(out), settings, found, begin)
+loop.train(
+    replace(named(name), exact=False), Path(store), Path(valid), Path(out), settings, found, start[0] if start else None
+)

@@ -68,7 +68,7 @@ def test_training_counts_the_bits_of_the_tables() -> None:
     symbols = (parameters[0] + scale * torch.randn(20000)).round()
     bits = distribution.bits(symbols[None], parameters[None], usual[None]).sum()
     counted = distribution.count(distribution.choose(parameters, usual), symbols.int().numpy()).sum()
-    assert counted == pytest.approx(float(bits), rel=0.01)
+    assert counted == pytest.approx(float(bits), rel=0.001)
 
 
 def test_tables_are_whole_distributions() -> None:

@@ -15,6 +15,12 @@ def relations(window: int) -> Tensor:
     return (row[:, None] - row + window - 1) * (2 * window - 1) + column[:, None] - column + window - 1
 
 
+def relative_bias(table: Tensor, relation: Tensor) -> Tensor:
+    """Return the biases (heads, queries, keys) that relations (queries, keys) pick from a table (n, heads)."""
+    # Not by indexing, whose gradient sorts the indices first.
+    return table.index_select(0, relation.flatten()).T.unflatten(1, relation.shape)
+
+
 class Windows:
     """How an H x W map is cut into w x w windows: padded to whole ones, shifted by half or not.
 

@@ -45,7 +45,10 @@ class ContextModel(nn.Module, ABC):
 
     def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
         """Start a traversal for an encoder, whose parameters all come from one masked pass."""
-        return _Known(self, self(symbols, features), (symbols.shape[2], symbols.shape[3]))
+        size = (symbols.shape[2], symbols.shape[3])
+        parameters, positions = self(symbols, features).flatten(3), self.order.positions(*size)
+        groups = self.order.sequence(*size)
+        return Known([parameters[:, :, self.channels(each)][..., positions[each.phase]] for each in groups])
 
     def stepwise(self, symbols: Tensor, features: Tensor) -> Tensor:
         """Return what `forward` does, by the walk."""
@@ -68,17 +71,18 @@ class ContextModel(nn.Module, ABC):
         return latent[:, self.channels(group)].flatten(2).index_select(2, positions[group.phase])
 
 
-class _Known(Walk):
-    def __init__(self, model: ContextModel, parameters: Tensor, size: tuple[int, int]) -> None:
-        self.model, self.parameters = model, parameters.flatten(3)
-        self.sequence, self.positions = model.order.sequence(*size), model.order.positions(*size)
+class Known(Walk):
+    """A walk whose parameters, of each group in turn, are known beforehand."""
+
+    def __init__(self, predictions: Sequence[Tensor]) -> None:
+        self.predictions = predictions
 
     def predict(self, step: int) -> Tensor:
-        group = self.sequence[step]
-        return self.parameters[:, :, self.model.channels(group)][..., self.positions[group.phase]]
+        """See `Walk`."""
+        return self.predictions[step]
 
     def update(self, step: int, symbols: Tensor) -> None:
-        pass
+        """Learn nothing."""
 
 
 class ParameterNetworks(nn.Module):

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from vitrail import config
-from vitrail.contexts.base import ContextModel, ParameterNetworks, Walk, norm
+from vitrail.contexts.base import ContextModel, Known, ParameterNetworks, Walk, norm
 from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.layers import Kit, mlp
 from vitrail.orders import Group, Order, checkered, whole
-from vitrail.windows import MASKED
+from vitrail.windows import MASKED, relative_bias
 
 # Positions; the masks of larger latents are not kept.
 _REMEMBERED = 64 * 64
@@ -135,7 +135,7 @@ class _Attention(nn.Module):
         )
         if cache is not None:
             k, v = cache.extend(k, v)
-        bias = self.bias.index_select(0, relation.flatten()).T.unflatten(1, relation.shape)
+        bias = relative_bias(self.bias, relation)
         q, k, v = (each.unflatten(0, (-1, len(mask))) for each in (q, k, v))
         groups = x.shape[1]
         if torch.is_grad_enabled():
@@ -292,16 +292,17 @@ class EContextformer(ContextModel):
         """See `ContextModel`."""
         size = (symbols.shape[2], symbols.shape[3])
         predicted = dict(zip(self.order.groups, self.predictions(symbols, features), strict=True))
-        segments = [
-            torch.cat([predicted[Group(segment, phase)] for phase in range(self.order.phases)], -1)
-            for segment in range(self.order.segments)
-        ]
         places = self.geometry(*size, symbols.device).places
-        return torch.cat(segments, 2).to(symbols.dtype).index_select(-1, places).unflatten(-1, size)
+        segments = []
+        for segment in range(self.order.segments):
+            # Taken out, for the sake of memory.
+            phases = [predicted.pop(Group(segment, phase)) for phase in range(self.order.phases)]
+            segments.append(torch.cat(phases, -1).index_select(-1, places))
+        return torch.cat(segments, 2).to(symbols.dtype).unflatten(-1, size)
 
     def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
         """See `ContextModel`."""
-        return _Predicted(self.predictions(symbols, features))
+        return Known(self.predictions(symbols, features))
 
     def predictions(self, symbols: Tensor, features: Tensor) -> list[Tensor]:
         """Return each group's parameters (B, P, C, n), in coding order; those of a group see earlier groups alone."""
@@ -328,17 +329,6 @@ class EContextformer(ContextModel):
     def walk(self, features: Tensor) -> Walk:
         """See `ContextModel`."""
         return _EContextformerWalk(self, features)
-
-
-class _Predicted(Walk):
-    def __init__(self, predictions: list[Tensor]) -> None:
-        self.predictions = predictions
-
-    def predict(self, step: int) -> Tensor:
-        return self.predictions[step]
-
-    def update(self, step: int, symbols: Tensor) -> None:
-        pass
 
 
 class _EContextformerWalk(Walk):

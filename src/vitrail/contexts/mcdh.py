@@ -16,7 +16,6 @@ scores of one tile are all that is held.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from vitrail.windows import MASKED
 
 _REACH = 2
 _VALUE_LEVELS = 2**15 - 1
+# Kinds of tiles whose positions are remembered.
+_REMEMBERED = 64
 _PATCH = [(i, j) for i in range(-_REACH, _REACH + 1) for j in range(-_REACH, _REACH + 1) if (i, j) != (0, 0)]
 _CAUSAL = [(i, j) for i, j in _PATCH if i < 0 or (i == 0 and j < 0)]
 _ODD = [(i, j) for i, j in _PATCH if (i + j) % 2]
@@ -58,6 +59,7 @@ class MCDHContext(ContextModel):
             self.normalise = kit.norm(m * len(self.asking))
             self.query, self.key = (kit.linear([*patch, features], d) for _ in range(2))
             self.value, self.project = kit.linear([m], d), kit.linear([d], 2 * m)
+        self._places: dict[tuple[int, int, int, torch.device], list[Tensor]] = {}
         self.scale = 1 / math.sqrt(d // part.heads)
         self.weigh, self.mix = kit.weigh, kit.mix
         query_levels = math.isqrt(levels(d // part.heads, 1))
@@ -112,6 +114,24 @@ class MCDHContext(ContextModel):
             parameters[..., rows, columns] = predicted.to(parameters.dtype)
         return parameters
 
+    def places(self, rows: slice, columns: slice, device: torch.device) -> list[Tensor]:
+        """Return the indices within a tile of the positions that ask, and of those that are asked.
+
+        They are remembered: a recorded step may not copy them to the device, and must find them where they were.
+        """
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        parity = (rows.start + columns.start) % 2
+        index = (*size, parity, device)
+        if index not in self._places:
+            if self.raster:
+                found = [torch.arange(size[0] * size[1], device=device)] * 2
+            else:
+                found = [phase.to(device) for phase in self.order.positions(*size)[:: 1 if parity else -1]]
+            if len(self._places) >= _REMEMBERED:
+                self._places.clear()
+            self._places[index] = found
+        return self._places[index]
+
     def _contexts(self, padded: Tensor, tokens: Tensor, rows: slice, columns: slice) -> list[Tensor]:
         """Return the contexts (B, n, 2 M) of a tile, zero where nothing is known, of the padded symbols."""
 
@@ -119,8 +139,7 @@ class MCDHContext(ContextModel):
             shifted = (padded[:, :, _moved(rows, i), _moved(columns, j)] for i, j in places)
             return [patch.flatten(2).transpose(1, 2).index_select(1, chosen) for patch in shifted]
 
-        parity = None if self.raster else (rows.start + columns.start) % 2
-        asking, asked = _places(tokens.shape[1], columns.stop - columns.start, parity, tokens.device)
+        asking, asked = self.places(rows, columns, tokens.device)
         contexts = []
         if len(asking):
             around = patches(self.asking, asking)
@@ -214,20 +233,6 @@ class _RasterWalk(Walk):
         taken = symbols.to(self.padded.dtype)
         self.padded[:, :, row + _REACH, column + _REACH] = taken[..., 0]
         self.values[:, :, step] = self.model.values(taken.transpose(1, 2))[:, :, 0]
-
-
-@lru_cache(maxsize=16)
-def _places(count: int, length: int, parity: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the indices of the positions of a tile that ask and of those that are asked; rows have `length`.
-
-    `parity` is that of row + column of the tile's first position; without one, all ask all. Kept on the device: a
-    recorded step may not copy them there.
-    """
-    place = torch.arange(count, device="cpu")
-    if parity is None:
-        return place.to(device), place.to(device)
-    second = (place // length + place % length + parity) % 2 == 1
-    return place[second].to(device), place[~second].to(device)
 
 
 def _moved(part: slice, offset: int) -> slice:

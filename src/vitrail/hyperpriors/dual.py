@@ -20,7 +20,7 @@ from vitrail.errors import ModelError
 from vitrail.exact import LARGEST_WEIGHT, levels
 from vitrail.hyperpriors.base import Hyperprior
 from vitrail.layers import FLOAT, Kit
-from vitrail.windows import Windows, relations
+from vitrail.windows import Windows, relations, relative_bias
 
 HALVES = ("channel", "spatial")
 _WINDOW = 4
@@ -73,9 +73,7 @@ class SpatialAttention(nn.Module):
         tokens = windows.cut(self.norm(x.permute(0, 2, 3, 1)))
         parts = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = (grid(part) for grid, part in zip(self.grids, parts, strict=True))
-        scores = (q @ k.transpose(-1, -2)) * self.scale + self.bias.index_select(
-            0, self.relation.flatten()
-        ).T.unflatten(1, self.relation.shape)
+        scores = (q @ k.transpose(-1, -2)) * self.scale + relative_bias(self.bias, self.relation)
         if windows.mask is not None:
             scores = (scores.unflatten(0, (-1, len(windows.mask))) + windows.mask).flatten(0, 1)
         weights = self.weigh(scores)

@@ -146,6 +146,7 @@ def begin_with(model: Model, start: str) -> None:
     if replace(given.config, exact=False, centroid=model.config.centroid) != model.config:
         raise UsageError(f"{start} is not of the config {model.config.name} as it is now; leave --start away")
     model.load_state_dict(given.in_floats().state_dict(), strict=False)
+    model.freeze()  # or it would be validated by the tables of another version
 
 
 def with_latents_of(config: ModelConfig, name: str) -> Model:

@@ -4,8 +4,6 @@ Muon (K. Jordan et al., 2024) makes each update's singular values equal. PyTorch
 convolution is handed to it as a matrix: its first dimension x all others.
 """
 
-from contextlib import nullcontext
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -24,33 +22,30 @@ class MatrixMuon(torch.optim.Muon):
         self.weights = weights
         # Its parameters are updates, which start at zero at every step: so the learning rate can be a tensor.
         self.updates = [nn.Parameter(torch.zeros_like(_matrix(weight.data))) for weight in weights]
-        self.streams = [torch.cuda.Stream() for _ in range(_STREAMS)] if lr.device.type == "cuda" else []
-        shares = max(1, len(self.streams))
-        groups = [{"params": self.updates[first::shares]} for first in range(shares)]
-        super().__init__(groups, lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-        for group in self.param_groups:
-            group["lr"] = lr
+        self.streams = [torch.cuda.Stream() for _ in range(_STREAMS)] if lr.device.type == "cuda" else [None]
+        super().__init__(self.updates, lr=1.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        self.param_groups[0]["lr"] = lr
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """Update the weights from their gradients."""
         updates = [update.data for update in self.updates]
         torch._foreach_zero_(updates)
         for weight, update in zip(self.weights, self.updates, strict=True):
             assert weight.grad is not None
             update.grad = _matrix(weight.grad.contiguous(memory_format=_layout(weight)))
-        groups = self.param_groups
-        rate = groups[0]["lr"]
-        for group, stream in zip_longest(groups, self.streams):
-            self.param_groups = [{**group, "lr": 1.0}]
+        (group,) = self.param_groups
+        for first, stream in enumerate(self.streams):
+            self.param_groups = [{**group, "lr": 1.0, "params": self.updates[first :: len(self.streams)]}]
             if stream is not None:
                 stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream) if stream is not None else nullcontext():
+            with torch.cuda.stream(stream):
                 super().step()
         for stream in self.streams:
-            torch.cuda.current_stream().wait_stream(stream)
-        self.param_groups = groups
-        torch._foreach_mul_(updates, rate)
+            if stream is not None:
+                torch.cuda.current_stream().wait_stream(stream)
+        self.param_groups = [group]
+        torch._foreach_mul_(updates, group["lr"])
         torch._foreach_add_([_matrix(weight.data) for weight in self.weights], updates)
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -26,7 +26,7 @@ from vitrail.layers import FLOAT, mlp
 from vitrail.rate import QualityTable
 from vitrail.transforms.base import Transform
 from vitrail.transforms.linear import LinearPath, start_from_nothing
-from vitrail.windows import Windows, relations
+from vitrail.windows import Windows, relations, relative_bias
 
 READINGS = ("global", "pooled", "shifted")
 # Pooled tokens a side: however large the picture, a window has 64 keys more.
@@ -48,9 +48,7 @@ class _Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor | None, further: Tensor | None) -> Tensor:
         """Attend; queries and tokens (n, w * w, C), mask (windows, 1, w * w, w * w), further (n, m, C)."""
-        bias = self.bias.index_select(0, self.relation.flatten()).T.unflatten(1, self.relation.shape)[
-            None
-        ]  # (1, heads, w * w, w * w)
+        bias = relative_bias(self.bias, self.relation)[None]
         if mask is not None:
             bias = (bias + mask).repeat(len(tokens) // len(mask), 1, 1, 1)
         if further is not None:

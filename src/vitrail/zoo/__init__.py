@@ -11,7 +11,7 @@ from vitrail.errors import ModelError
 
 DEFAULT = "econtextformer-s"
 _FOLDER = Path(__file__).parent
-# Weights that were shipped once, and that this version cannot load: a reader still names what an old file needs.
+# Weights that were shipped once: a reader still names what an old file needs.
 _RETIRED = {
     "ce2f5ef9": "econtextformer-s of 25 November 2026, which commit 583d51e of the repository reads",
     "911b25e0": "econtextformer-s of 26 November 2026, which commit 9bf98b4 of the repository reads",
@@ -54,7 +54,7 @@ def find(model_id: bytes) -> str | None:
 
 
 def retired(model_id: bytes) -> bool:
-    """Tell whether weights were in the package once, and can no longer be loaded."""
+    """Tell whether weights were in the package once; `describe` then names the commit that has them."""
     return model_id.hex() in _RETIRED
 
 
