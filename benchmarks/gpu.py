@@ -1,7 +1,7 @@
 """Train in float form on a GPU: `python benchmarks/gpu.py NAME STORE VALID OUT MINUTES HIGHEST EARLY [START]`.
 
 The settings of the runs of docs/training.md, "On a GPU"; a run that is found in OUT is gone on with. `exact_form.py`
-makes an exact model of what comes out. Several side by side share the GPU best under MPS.
+makes an exact model of what comes out. Several at once need MPS, or they take turns.
 """
 
 import sys
