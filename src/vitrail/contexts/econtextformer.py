@@ -317,12 +317,7 @@ class EContextformer(ContextModel):
         tokens = geometry.by_phase(features)
         lead = len(self.order.groups) - len(self.tokens)
         return [
-            self.predict(
-                step,
-                contexts[:, step - lead] if step >= lead else None,
-                tokens[group.phase],
-                geometry,
-            )
+            self.predict(step, contexts[:, step - lead] if step >= lead else None, tokens[group.phase], geometry)
             for step, group in enumerate(self.order.groups)
         ]
 
