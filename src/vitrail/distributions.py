@@ -254,10 +254,11 @@ class Gaussian(Distribution):
         """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
         index, whole = chosen.cpu().numpy()
         tables = self.tables()
-        entries: NDArray[np.int64] = tables.start[index] + np.clip(
-            symbols - whole - tables.first[index], 0, tables.escape[index]
-        )
-        return entries
+        # `take` is three times as fast as indexing.
+        entries = symbols - whole - tables.first.take(index)
+        np.clip(entries, 0, tables.escape.take(index), out=entries)
+        found: NDArray[np.int64] = tables.start.take(index) + entries
+        return found
 
     def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""
@@ -269,7 +270,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         if self.table_offsets is None:
             return symbols.astype(np.float32)
-        offsets = self.table_offsets.cpu().numpy()[self._entries(chosen, symbols)]
+        offsets = self.table_offsets.cpu().numpy().take(self._entries(chosen, symbols))
         return symbols.astype(np.float32) + offsets.astype(np.float32) * np.float32(1 / OFFSET_UNITS)
 
 

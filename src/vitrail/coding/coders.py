@@ -61,7 +61,7 @@ class SymbolCoder(ABC):
     def grouped(self, tables: Tables, index: Integers, symbols: Integers | None) -> Integers:
         """Code n symbols, symbol i by row index[i] of the tables."""
         began = time.perf_counter()
-        first, escape = tables.first[index], tables.escape[index]
+        first, escape = tables.first.take(index), tables.escape.take(index)  # faster than indexing
         entries = None if symbols is None else _entries(symbols - first, escape)
         # Sorted by table, so that each table is handed to the coder once; 16 bits are sorted three times as fast.
         sequence = np.argsort(index.astype(np.min_scalar_type(len(tables.first))), kind="stable")
