@@ -76,12 +76,16 @@ def _background(random: Random, side: int) -> Image.Image:
     kind = random.random()
     if kind < 0.7:
         return Image.new("RGB", (side, side), _colour(random))
-    if kind < 0.95:  # a grating or, when it is slow, a gradient, between two colours
+    if kind < 0.95:  # between two colours: a grating or, when it is slow, a gradient; or checkers
         rows, columns = np.mgrid[:side, :side]
-        across, along = random.choice([-1, 1], 2) * 10 ** random.uniform(-2.5, 0.5, 2)
-        wave = (0.5 + 0.5 * np.sin(across * columns + along * rows))[..., None]
-        if random.random() < 0.3:
-            wave = wave.round()
+        if kind < 0.9:
+            across, along = random.choice([-1, 1], 2) * 10 ** random.uniform(-2.5, 0.5, 2)
+            wave = (0.5 + 0.5 * np.sin(across * columns + along * rows))[..., None]
+            if random.random() < 0.3:
+                wave = wave.round()
+        else:
+            size = int(random.integers(1, 9))
+            wave = ((rows // size + columns // size) % 2)[..., None]
         first, second = (np.array(_colour(random)) for _ in range(2))
         return Image.fromarray((first + (second - first) * wave).astype(np.uint8))
     noise = random.normal(128, random.uniform(5, 80), (side, side, int(random.choice([1, 3]))))
