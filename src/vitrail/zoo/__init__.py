@@ -18,6 +18,8 @@ _RETIRED = {
     "74809df9": "econtextformer-s of 26 November 2026, which commit e6f8b7b of the repository reads",
     "026fdbf4": "econtextformer-s of 26 November 2026, which commit 3a68085 of the repository reads",
     "5ea7119d": "econtextformer-s of 26 November 2026, which commit 0e225fc of the repository reads",
+    "8e3bd10a": "econtextformer-s of 26 November 2026, which commit 80a60d5 of the repository reads",
+    "24a17d6b": "econtextformer-m of 26 November 2026, which commit 80a60d5 of the repository reads",
     "c7dcfedc": "mcdh-s of 26 November 2026, which commit 0e225fc of the repository reads",
 }
 
