@@ -64,10 +64,7 @@ def test_an_exact_model_passes(exact_model: Path, pictures: list[Image.Image]) -
 
 def test_an_inexact_layer_is_found_out(exact_model: Path, pictures: list[Image.Image], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(INEXACT)
-    settings = [
-        replace(few, environment={**few.environment, "PYTHONPATH": str(tmp_path)})
-        for few in FEW
-    ]
+    settings = [replace(few, environment={**few.environment, "PYTHONPATH": str(tmp_path)}) for few in FEW]
     outcomes = selfcheck.run(str(exact_model), pictures, settings)
     assert any(outcome.differences for outcome in outcomes)
 

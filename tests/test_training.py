@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,27 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
     loop.train(TINY, store, folder, tmp_path, replace(settings, minutes=seconds / 60 + 0.03), resume=True)
     assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps
     assert any((tmp_path / "log").rglob("events*"))
+
+
+def test_a_compiled_run_is_resumed_by_another(
+    store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # spares the C++ compiler
+    settings = loop.Settings(minutes=0.03, crop=64, batch=2, early=0, compile=True)
+    loop.train(TINY, store, folder, tmp_path, settings)
+    steps, _, seconds, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
+    other = replace(settings, minutes=seconds / 60 + 0.03, compile=False)
+    loop.train(TINY, store, folder, tmp_path, other, resume=True)
+    assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps > 0
+
+
+def test_a_compiler_that_fails_is_named(
+    store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lambda graph, inputs: 1 / 0))
+    settings = loop.Settings(minutes=0.03, crop=64, batch=2, compile=True)
+    with pytest.raises(UsageError, match="leave --compile away"):
+        loop.train(TINY, store, folder, tmp_path, settings)
 
 
 def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, tiny: Path) -> None:

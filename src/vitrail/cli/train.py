@@ -49,6 +49,12 @@ from vitrail.cli import budget
     show_default=True,
     help="Share of crops that are drawn by the program: text, screens, flat graphics, gratings, noise.",
 )
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Make kernels by torch.compile, for a GPU: a minute or more at first, then half the time a step.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
 def train(
@@ -67,6 +73,7 @@ def train(
     rates: tuple[float, float],
     early: float,
     generated: float,
+    compiled: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -102,6 +109,7 @@ def train(
         lowest=lowest,
         early=early,
         generated=generated,
+        compile=compiled,
         seed=seed,
     )
     chosen = named(config)

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from tqdm import tqdm
 
 from vitrail import weights
@@ -41,7 +42,8 @@ class Settings:
     The learning rates rise over `warmup` to `highest` times their bases, stay flat, and fall linearly to `lowest` over
     the last `decay`: a run can be left to another to finish, which begins where this one ends. Over the first
     `early`, crops have half the side, and there are four times as many. A model that is to be exact is so over the
-    last `exact`. `generated` is the share of crops that are no photographs (see `generated`).
+    last `exact`. `generated` is the share of crops that are no photographs (see `generated`). With `compile`,
+    `torch.compile` makes the kernels of the float form, which takes a minute or more of the budget.
     """
 
     minutes: float
@@ -56,6 +58,7 @@ class Settings:
     early: float = 0.6
     exact: float = 0.05
     generated: float = 0.0
+    compile: bool = False
     average: float = 0.998
     save_minutes: float = 3.0
     valid_minutes: float = 10.0
@@ -200,7 +203,10 @@ class _Run:
     def _adopt(self, model: Model, average: Model) -> None:
         settings = self.settings
         self.model = model
-        self.module = self.fabric.setup_module(RateDistortion(model))
+        module: nn.Module = RateDistortion(model)
+        if settings.compile and not model.config.exact:
+            module = torch.compile(module, dynamic=False)  # type: ignore[assignment]
+        self.module = self.fabric.setup_module(module)
         built = optimizers.build(model, settings.muon, settings.adamw)
         self.optimizers: list[Any] = list(self.fabric.setup_optimizers(*built))
         self.average = average
@@ -329,10 +335,13 @@ class _Run:
 
     def update(self, x: Tensor, quality: Tensor) -> Tensor:
         """Change the parameters after crops (B, 3, H, W). Returns the loss and its parts (4,)."""
-        loss, parts = self.module(x, quality)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        self.fabric.backward(loss)
+        try:
+            loss, parts = self.module(x, quality)
+            self.fabric.backward(loss)
+        except TorchDynamoException as error:
+            raise UsageError(f"torch.compile failed ({type(error).__name__}); leave --compile away") from error
         self.clip()
         for optimizer in self.optimizers:
             optimizer.step()
