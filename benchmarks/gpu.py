@@ -1,28 +1,104 @@
-"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORE VALID OUT MINUTES HIGHEST EARLY [START]`.
+"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORES VALID OUT MINUTES HIGHEST START`.
 
-The settings of the runs of docs/training.md, "On a GPU"; a run that is found in OUT is gone on with. `exact_form.py`
-makes an exact model of what comes out. Several at once need MPS, or they take turns.
+Made for a machine that is lent for minutes (docs/training.md, "On a GPU"). STORES is a folder of stores, each moved
+there when it is whole; the last by name is read, also when it comes later. The weights START, a model's name or a file,
+are trained at HIGHEST times the usual learning rates until MINUTES after the start, by the clock on the wall. While a
+child of the program compiles the step, which takes a minute or more, the parent trains as it can; then it hands over.
+Several programs at once need MPS, or they take turns.
 """
 
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
-from vitrail.config import named
-from vitrail.training import loop
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from torch import Tensor
 
-name, store, valid, out, minutes, highest, early, *start = sys.argv[1:]
+from vitrail.config import named
+from vitrail.model import Model
+from vitrail.precision import fast_bf16
+from vitrail.training import generated, loop, validation
+from vitrail.training.store import Store
+
+_DRAWN = 64
+_LOOK_STEPS = 25
+
+name, stores, valid, out, minutes, highest, start, *child = sys.argv[1:]
 settings = loop.Settings(
     float(minutes),
     batch=32,
     highest=float(highest),
-    early=float(early),
-    decay=0.6,
+    early=0.0,
+    decay=0.65,
     average=0.9985,
     save_minutes=1.0,
-    valid_minutes=3.0,
+    valid_minutes=2.0,
+    generated=0.03,
+    compile=bool(child),
 )
-found = (Path(out) / loop.CHECKPOINT).is_file()
-loop.train(
-    replace(named(name), exact=False), Path(store), Path(valid), Path(out), settings, found, start[0] if start else None
-)
+began = float(child[0]) if child else time.time()
+ready, given = Path(out) / "ready", Path(out) / "given"
+
+
+def last() -> Path:
+    """Return the last store, when there is one."""
+    while not (whole := sorted(file.parent for file in Path(stores).glob("*/index.json"))):
+        time.sleep(0.1)
+    return whole[-1]
+
+
+class Run(loop._Run):
+    """A run by the clock on the wall, of photographs that may become more, and of which another may go on."""
+
+    reading: Path
+    other: subprocess.Popen[bytes] | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the time that is over."""
+        return min(1.0, (time.time() - began) / (60 * self.settings.minutes))
+
+    def train_step(self, data: Store) -> Tensor:
+        """See `loop`."""
+        if self.step % _LOOK_STEPS == 0:
+            if last() != self.reading:
+                self.reading = last()
+                data.__init__(self.reading, self.fabric.device)  # type: ignore[misc]
+                data.seed(self.step)
+            if self.other is not None and ready.exists():
+                self.save()
+                given.touch()
+                sys.exit(self.other.wait())
+        return super().train_step(data)
+
+
+Path(out).mkdir(parents=True, exist_ok=True)
+logger = TensorBoardLogger(out, name="log", version=str(settings.compile))
+fabric = Fabric(devices=1, precision="bf16-mixed" if fast_bf16() else "32-true", loggers=logger)
+fabric.launch()
+data, reading = Store(last(), fabric.device), last()
+# Drawn once: to draw and copy them at every step would hold up the GPU.
+drawn = generated.crops(np.random.default_rng(0), _DRAWN, settings.crop).to(fabric.device)
+generated.crops = lambda random, count, side: drawn[random.integers(_DRAWN, size=count)]
+model = Model(replace(named(name), exact=False))
+model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+loop.begin_with(model, start)
+run = Run(fabric, model, Path(out), settings)
+run.reading = reading
+if child:
+    run.train_step(data)  # compiles
+    ready.touch()
+    while not given.exists():
+        time.sleep(0.05)
+    run.load(data)
+    run.replay = None  # what it recorded is no longer there
+else:
+    run.other = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], str(began)])
+data.seed(run.step)
+torch.manual_seed(run.step)
+run.go(data, validation.pictures(Path(valid)), exact=False)
