@@ -19,5 +19,5 @@ torch.manual_seed(0)
 model = loop.exact_form(weights.load(given))
 loop.calibrate(model, Store(Path(store), torch.device("cpu")))
 with safe_open(given, "pt") as opened:
-    notes = {name: note for name, note in opened.metadata().items() if name in ("training", "settings")}
+    notes = {name: note for name, note in opened.metadata().items() if name not in ("config", "probe")}
 weights.save(model, Path(file), {**notes, "grids": "calibrated afterwards"})

@@ -2,9 +2,9 @@
 
 Made for a machine that is lent for minutes (docs/training.md, "On a GPU"). STORES is a folder of stores, each moved
 there when it is whole; the last by name is read, also when it comes later. The weights START, a model's name or a file,
-are trained at HIGHEST times the usual learning rates until MINUTES after the start, by the clock on the wall. While a
-child of the program compiles the step, which takes a minute or more, the parent trains as it can; then it hands over.
-Several programs at once need MPS, or they take turns.
+are trained at HIGHEST times the usual learning rates until MINUTES after the start, by the clock on the wall; then they
+are saved and validated. While a child of the program compiles the step, which takes a minute or more, the parent trains
+as it can; then it hands over. Several programs at once need MPS, or they take turns.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ settings = loop.Settings(
     compile=bool(child),
 )
 began = float(child[0]) if child else time.time()
-ready, given = Path(out) / "ready", Path(out) / "given"
+ready, given = Path(out) / "ready", Path(out) / "given"  # an offer of the child, and the parent's answer
 
 
 def last() -> Path:
@@ -55,8 +55,9 @@ def last() -> Path:
 class Run(loop._Run):
     """A run by the clock on the wall, of photographs that may become more, and of which another may go on."""
 
-    reading: Path
-    other: subprocess.Popen[bytes] | None = None
+    folder: Path | None = None
+    data: Store
+    child: subprocess.Popen[bytes] | None = None
 
     @property
     def progress(self) -> float:
@@ -66,22 +67,24 @@ class Run(loop._Run):
     def train_step(self, data: Store) -> Tensor:
         """See `loop`."""
         if self.step % _LOOK_STEPS == 0:
-            if last() != self.reading:
-                self.reading = last()
-                data.__init__(self.reading, self.fabric.device)  # type: ignore[misc]
-                data.seed(self.step)
-            if self.other is not None and ready.exists():
+            self.look()
+            if self.child is not None and ready.exists():
                 self.save()
                 given.touch()
-                sys.exit(self.other.wait())
-        return super().train_step(data)
+                sys.exit(self.child.wait())
+        return super().train_step(self.data)
+
+    def look(self) -> None:
+        """Read the last store, if it is another."""
+        if (found := last()) != self.folder:
+            self.folder, self.data = found, Store(found, self.fabric.device)
+            self.data.seed(self.step)
 
 
 Path(out).mkdir(parents=True, exist_ok=True)
 logger = TensorBoardLogger(out, name="log", version=str(settings.compile))
 fabric = Fabric(devices=1, precision="bf16-mixed" if fast_bf16() else "32-true", loggers=logger)
 fabric.launch()
-data, reading = Store(last(), fabric.device), last()
 # Drawn once: to draw and copy them at every step would hold up the GPU.
 drawn = generated.crops(np.random.default_rng(0), _DRAWN, settings.crop).to(fabric.device)
 generated.crops = lambda random, count, side: drawn[random.integers(_DRAWN, size=count)]
@@ -89,16 +92,20 @@ model = Model(replace(named(name), exact=False))
 model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 loop.begin_with(model, start)
 run = Run(fabric, model, Path(out), settings)
-run.reading = reading
+run.look()
 if child:
-    run.train_step(data)  # compiles
+    run.train_step(run.data)  # compiles
     ready.touch()
     while not given.exists():
+        if run.progress == 1:
+            sys.exit("compiled too late")
         time.sleep(0.05)
-    run.load(data)
+    run.load(run.data)
     run.replay = None  # what it recorded is no longer there
+    run.data.seed(run.step)
+    torch.manual_seed(run.step)
 else:
-    run.other = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], str(began)])
-data.seed(run.step)
-torch.manual_seed(run.step)
-run.go(data, validation.pictures(Path(valid)), exact=False)
+    for file in (ready, given):
+        file.unlink(missing_ok=True)
+    run.child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], str(began)])
+run.go(run.data, validation.pictures(Path(valid)), exact=False)

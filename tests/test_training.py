@@ -177,6 +177,35 @@ def test_every_parameter_has_an_optimizer_and_learns(store: Path) -> None:
     assert still == []
 
 
+def test_muon_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    shapes = [(8, 4, 3, 3), (8, 4, 3, 3), (6, 20), (20, 6)]
+    mine = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for weight in mine[:2]:
+        weight.data = weight.data.to(memory_format=torch.channels_last)
+    theirs = [torch.nn.Parameter(optimizers._matrix(weight.data).clone()) for weight in mine]
+    begun = [weight.detach().clone() for weight in theirs]
+    monkeypatch.setattr(optimizers, "fast_bf16", lambda device: True)  # theirs is always in bf16
+    muon = optimizers.Muon(mine, torch.tensor(0.01))
+    reference = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for ours, other in zip(mine, theirs, strict=True):
+            ours.grad = torch.randn(ours.shape)
+            other.grad = optimizers._matrix(ours.grad.contiguous(memory_format=optimizers._layout(ours))).clone()
+        muon.step()
+        reference.step()
+    for ours, other, first in zip(mine, theirs, begun, strict=True):
+        far = (optimizers._matrix(ours.data) - other).norm() / (other - first).norm()
+        assert far < 0.03
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 12), (3, 12, 5)])
+def test_an_update_has_even_singular_values(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(optimizers.orthogonal(torch.randn(shape)))
+    assert 0.5 < float(values.min()) <= float(values.max()) < 1.5
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if "-s" in name])
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     """Processes that average gradients stop where one is missing."""
@@ -202,10 +231,12 @@ def test_a_compiled_run_is_resumed_by_another(
 ) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # spares the C++ compiler
     settings = loop.Settings(minutes=0.03, crop=64, batch=2, early=0, compile=True)
-    loop.train(TINY, store, folder, tmp_path, settings)
-    steps, _, seconds, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
+    config = replace(TINY, exact=True)
+    loop.train(config, store, folder, tmp_path, settings)
+    steps, _, seconds, exact, *_ = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"]
+    assert exact
     other = replace(settings, minutes=seconds / 60 + 0.03, compile=False)
-    loop.train(TINY, store, folder, tmp_path, other, resume=True)
+    loop.train(config, store, folder, tmp_path, other, resume=True)
     assert torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)["counters"][0] > steps > 0
 
 

@@ -53,7 +53,7 @@ from vitrail.cli import budget
     "--compile",
     "compiled",
     is_flag=True,
-    help="Make kernels by torch.compile, for a GPU: a minute or more at first, then half the time a step.",
+    help="Make kernels by torch.compile, for one GPU: half the time a step, after a minute or more.",
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the validation points as JSON at the end.")
@@ -90,6 +90,8 @@ def train(
         from vitrail.training import store as stores
     except ImportError as error:
         raise UsageError(f"training needs more packages ({error.name}); pip install 'vitrail[train]'") from error
+    if compiled and processes > 1:
+        raise UsageError("--compile is for one process; leave one of --compile and --processes away")
     found = (out / loop.CHECKPOINT).is_file()
     if resume and not found:
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")

@@ -43,7 +43,7 @@ class Settings:
     the last `decay`: a run can be left to another to finish, which begins where this one ends. Over the first
     `early`, crops have half the side, and there are four times as many. A model that is to be exact is so over the
     last `exact`. `generated` is the share of crops that are no photographs (see `generated`). With `compile`,
-    `torch.compile` makes the kernels of the float form, which takes a minute or more of the budget.
+    `torch.compile` makes the kernels of the float form: a minute or more for each size of crops, which is not counted.
     """
 
     minutes: float
@@ -272,6 +272,7 @@ class _Run:
         saved = validated = time.monotonic()
         flat = self.progress < 1 - self.settings.decay
         totals: list[Tensor] = []
+        compiled: set[tuple[int, int]] = set()
         layout = "{percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         done, quiet = min(self.progress, 1.0), not self.fabric.is_global_zero
         with tqdm(total=1.0, initial=done, miniters=0, bar_format=layout, disable=quiet) as bar:
@@ -283,6 +284,7 @@ class _Run:
                     flat = False
                     if self.fabric.is_global_zero:
                         self.export(FLAT)
+                shape = self.settings.shape(self.progress)
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)
@@ -291,12 +293,13 @@ class _Run:
                 # One clock for all processes: their schedules must agree.
                 elapsed, to_save, to_validate = self.fabric.broadcast(
                     (
-                        now - began,
+                        now - began if shape in compiled or not self.settings.compile else 0.0,
                         now - saved > 60 * self.settings.save_minutes,
                         now - validated > 60 * self.settings.valid_minutes,
                     )
                 )
                 self.seconds += elapsed
+                compiled.add(shape)
                 bar.update(min(self.progress, 1) - bar.n)
                 if to_save:
                     self.save()

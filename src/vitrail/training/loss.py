@@ -28,10 +28,14 @@ class RateDistortion(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss, and the means (3,) of y's bpp, z's bpp and MSE, for x (B, 3, H, W)."""
+        loss, y_bpp, z_bpp, mse = self.by_crop(x, quality)
+        return loss.mean(), torch.stack([y_bpp.mean(), z_bpp.mean(), mse.mean()]).detach()
+
+    def by_crop(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return each crop's loss, y's bpp, z's bpp and MSE, all (B,)."""
         output = self.model(x, quality)
         pixels = x.shape[2] * x.shape[3]
         y_bpp = output.y_bits.flatten(1).sum(1) / pixels
         z_bpp = output.z_bits.flatten(1).sum(1) / pixels
         mse = (output.x_hat.float() - x).square().flatten(1).mean(1)
-        loss = rate_distortion(self.model, quality, y_bpp + z_bpp, mse)
-        return loss.mean(), torch.stack([y_bpp.mean(), z_bpp.mean(), mse.mean()]).detach()
+        return rate_distortion(self.model, quality, y_bpp + z_bpp, mse), y_bpp, z_bpp, mse

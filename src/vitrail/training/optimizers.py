@@ -20,7 +20,7 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum, without weight decay, on weights of two or more dimensions.
+    """Muon with Nesterov momentum, without weight decay, on matrices and on the weights of 2-d convolutions.
 
     A convolution is seen as a matrix: its first dimension x all others. An update has AdamW's usual size.
     """
@@ -34,11 +34,13 @@ class Muon(torch.optim.Optimizer):
         """Update the weights from their gradients."""
         (group,) = self.param_groups
         matrices = [_matrix(weight.data) for weight in group["params"]]
-        gradients = [_matrix(weight.grad.contiguous(memory_format=_layout(weight))) for weight in group["params"]]
+        gradients = []
         for weight, matrix in zip(group["params"], matrices, strict=True):
-            if not self.state[weight]:
-                self.state[weight]["momentum"] = torch.zeros_like(matrix)
-        momenta = [self.state[weight]["momentum"] for weight in group["params"]]
+            assert weight.grad is not None
+            gradients.append(_matrix(weight.grad.contiguous(memory_format=_layout(weight))))
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [self.state[weight]["momentum_buffer"] for weight in group["params"]]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         # Matrices of one shape in one product: on a GPU a small one takes as long as many.
@@ -47,7 +49,7 @@ class Muon(torch.optim.Optimizer):
             shapes[update.shape].append(index)
         for (rows, columns), indices in shapes.items():
             evened = orthogonal(torch.stack([updates[index] for index in indices]).to(self.precision))
-            change = evened.float() * (-0.2 * max(rows, columns) ** 0.5 * group["lr"])
+            change = evened.float().contiguous() * (-0.2 * max(rows, columns) ** 0.5 * group["lr"])
             torch._foreach_add_([matrices[index] for index in indices], list(change.unbind()))
 
 
