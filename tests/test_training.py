@@ -229,7 +229,8 @@ def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> 
 def test_a_compiled_run_is_resumed_by_another(
     store: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # spares the C++ compiler
+    # Without the C++ compiler, which takes minutes; in one piece, or an error.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     settings = loop.Settings(minutes=0.03, crop=64, batch=2, early=0, compile=True)
     config = replace(TINY, exact=True)
     loop.train(config, store, folder, tmp_path, settings)

@@ -193,6 +193,7 @@ class _Run:
     def __init__(self, fabric: Fabric, model: Model, out: Path, settings: Settings) -> None:
         self.fabric, self.out, self.settings = fabric, out, settings
         self._adopt(model, copy.deepcopy(model).requires_grad_(False))
+        self.compiled: set[tuple[int, int]] = set()
         self.step = self.crops = 0
         self.seconds = 0.0
         # On the device, where a recorded step changes them.
@@ -272,7 +273,6 @@ class _Run:
         saved = validated = time.monotonic()
         flat = self.progress < 1 - self.settings.decay
         totals: list[Tensor] = []
-        compiled: set[tuple[int, int]] = set()
         layout = "{percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         done, quiet = min(self.progress, 1.0), not self.fabric.is_global_zero
         with tqdm(total=1.0, initial=done, miniters=0, bar_format=layout, disable=quiet) as bar:
@@ -284,7 +284,7 @@ class _Run:
                     flat = False
                     if self.fabric.is_global_zero:
                         self.export(FLAT)
-                shape = self.settings.shape(self.progress)
+                compiles = self.settings.compile and self.settings.shape(self.progress) not in self.compiled
                 totals.append(self.train_step(data))
                 if self.step % _LOG_STEPS == 0:
                     bar.set_postfix(self.log(torch.stack(totals).mean(0)), refresh=False)
@@ -293,13 +293,12 @@ class _Run:
                 # One clock for all processes: their schedules must agree.
                 elapsed, to_save, to_validate = self.fabric.broadcast(
                     (
-                        now - began if shape in compiled or not self.settings.compile else 0.0,
+                        0.0 if compiles else now - began,
                         now - saved > 60 * self.settings.save_minutes,
                         now - validated > 60 * self.settings.valid_minutes,
                     )
                 )
                 self.seconds += elapsed
-                compiled.add(shape)
                 bar.update(min(self.progress, 1) - bar.n)
                 if to_save:
                     self.save()
@@ -319,11 +318,16 @@ class _Run:
     def train_step(self, data: Store) -> Tensor:
         """Make a step. Returns the loss and its parts (4,)."""
         optimizers.set_rates(self.optimizers, self.settings.rate(self.progress))
-        x = data.batch(*self.settings.shape(self.progress))
+        shape = self.settings.shape(self.progress)
+        x = data.batch(*shape)
         share = self.settings.generated
         if share and (count := int(data.random.binomial(len(x), share))):
             x[:count] = generated.crops(data.random, count, x.shape[2])
         quality = stratified_qualities(len(x), x.device)
+        if self.settings.compile and shape not in self.compiled:
+            with torch.no_grad():
+                self.model(x, quality)  # makes what depends on the size alone, which is then remembered: not compiled
+            self.compiled.add(shape)
         if x.device.type == "cuda" and self.fabric.world_size == 1 and not self.model.config.exact:
             if self.replay is None or self.replay.shapes[0] != x.shape:
                 self.replay = None  # frees its memory first
