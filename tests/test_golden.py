@@ -7,8 +7,10 @@ import pytest
 from golden.make import CASES, hashes
 
 import vitrail
+from vitrail import zoo
 
 GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -20,3 +22,10 @@ def test_golden_file(name: str) -> None:
     image = vitrail.decompress(data)
     assert image.size == (right - left, bottom - top)
     assert image.mode == mode
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_documents_name_the_weights_that_are_shipped(name: str) -> None:
+    identity = zoo.identity(zoo.locate(name).read_bytes()).hex()
+    for document in ("docs/models.md", "docs/results.md", "CHANGELOG.md"):
+        assert identity in (ROOT / document).read_text(), document
