@@ -1,17 +1,19 @@
 """Compare levers of the training recipe: `python benchmarks/recipe.py STORE VALID OUT [ARM...]`.
 
-Each arm changes one thing about the training of econtextformer-s (float form) and has `MINUTES` of processor time on
-one thread, two arms at a time; keep the machine quiet, since other work still costs an arm a tenth of its steps.
-OUT/ARM.json keeps what an arm gave: a run that was cut off goes on with the arms that are missing. The table gives
-BD-rates of the validation pictures' estimated rates against the first arm.
+Each arm changes one thing about the training of econtextformer-s (float form) and has `--minutes` of processor time on
+one thread, two arms at a time; keep the machine quiet, since other work still costs an arm a tenth of its steps. With
+`--latents MODEL` all but the context model is that model's and stays as it is. OUT/ARM.json keeps what an arm gave: a
+run that was cut off goes on with the arms that are missing. The table gives BD-rates of the validation pictures'
+estimated rates against the first arm; OUT/ARM.log has those along the way, after each sixth of the time.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,16 +30,15 @@ from vitrail.straight import round_through
 from vitrail.training import loop, optimizers
 from vitrail.training.loop import Settings
 
-MINUTES = 4.0
-
 
 @dataclass(frozen=True)
 class Arm:
-    """Changes to the settings and to the config, and code that is run before training."""
+    """Changes to the settings, the config and the time (a factor), and code that is run before training."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[], None] = lambda: None
+    time: float = 1.0
 
 
 def _adamw_alone(rate: float) -> Callable[[], None]:
@@ -122,41 +123,40 @@ ARMS = {
     "no context": Arm(config={"context": NoContext()}),
     "encoder heavier": Arm(prepare=_uneven((1, 3, 2), (1, 1, 0))),
     "decoder heavier": Arm(prepare=_uneven((1, 1, 0), (1, 3, 2))),
-    "half the time": Arm({"minutes": MINUTES / 2}),
-    "double time": Arm({"minutes": MINUTES * 2}),
+    "half the time": Arm(time=0.5),
+    "double time": Arm(time=2.0),
 }
 
 
-def train(name: str, store: Path, valid: Path, out: Path) -> None:
+def train(name: str, given: argparse.Namespace) -> None:
     """Train one arm, and write what it gave."""
-    arm = ARMS[name]
+    arm, minutes = ARMS[name], given.minutes * ARMS[name].time
     torch.set_num_threads(1)
     loop.time = types.SimpleNamespace(monotonic=time.process_time)  # type: ignore[assignment]
     arm.prepare()
-    settings = Settings(**{"minutes": MINUTES, "valid_minutes": 1e9, "save_minutes": 1e9, **arm.settings})
+    settings = Settings(minutes, **{"valid_minutes": minutes / 6, "save_minutes": 1e9, **arm.settings})
     config = replace(named("econtextformer-s"), exact=False, **arm.config)
-    points = loop.train(config, store, valid, out / name, settings)
-    (out / name / "checkpoint.pt").unlink()
+    points = loop.train(config, given.store, given.valid, given.out / name, settings, latents=given.latents)
+    (given.out / name / "checkpoint.pt").unlink()
     result = {"points": [point._asdict() for point in points]}
-    (out / f"{name}.json").write_text(json.dumps(result))
+    (given.out / f"{name}.json").write_text(json.dumps(result))
 
 
-def main(store: str, valid: str, out: str, *names: str) -> None:
+def compare(names: Sequence[str], given: argparse.Namespace) -> None:
     """Train the arms that are missing, two at a time, and print the table."""
-    folder = Path(out)
+    folder = given.out
     folder.mkdir(parents=True, exist_ok=True)
 
     def run(name: str) -> None:
         if not (folder / f"{name}.json").is_file():
-            command = [sys.executable, __file__, "--arm", name, store, valid, out]
             with (folder / f"{name}.log").open("w") as log:
-                subprocess.run(command, check=True, stdout=log, stderr=log)
+                subprocess.run([sys.executable, *sys.argv, "--arm", name], check=True, stdout=log, stderr=log)
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(run, names or ARMS))
+        list(pool.map(run, names))
     anchor = None
     print("| arm | BD-rate, % | validation loss |\n|---|---|---|")
-    for name in names or ARMS:
+    for name in names:
         points = json.loads((folder / f"{name}.json").read_text())["points"]
         curve = Curve(name, tuple(p["bpp"] for p in points), tuple(p["psnr"] for p in points))
         anchor = anchor or curve
@@ -165,7 +165,15 @@ def main(store: str, valid: str, out: str, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--arm":
-        train(sys.argv[2], *map(Path, sys.argv[3:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    for place in ("store", "valid", "out"):
+        parser.add_argument(place, type=Path)
+    parser.add_argument("names", nargs="*", choices=[[], *ARMS], metavar="ARM")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--latents", metavar="MODEL")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.arm:
+        train(arguments.arm, arguments)
     else:
-        main(*sys.argv[1:])
+        compare(arguments.names or list(ARMS), arguments)

@@ -64,10 +64,10 @@ def encode(
     quality = rate.check(quality)
     height, width = source.pixels.shape[:2]
     x = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).unsqueeze(0).float() / 255
-    latents = model.latents(x, quality)
+    latents = model.with_filter(x, model.latents(x, quality), quality)
     coded, seconds = _code(model, latents, (height, width), quality)
     if plan and plan.steps:
-        refined = refinement.refine(model, x, quality, plan, advance)
+        refined = model.with_filter(x, refinement.refine(model, x, quality, plan, advance), quality)
         again, more = _code(model, refined, (height, width), quality)
         seconds += more
         if _loss(source, model, refined, quality, again) < _loss(source, model, latents, quality, coded):
@@ -102,7 +102,7 @@ def _loss(source: Picture, model: Model, latents: Latents, quality: int, coded: 
     height, width = source.pixels.shape[:2]
     decoded = reconstruct(model, latents, (height, width), quality)
     mse = float(np.square(decoded.astype(np.float32) - source.pixels).mean())
-    return 8 * len(coded) / (height * width) + float(model.lambdas(torch.tensor(float(quality)))) * mse
+    return 8 * len(coded) / (height * width) + model.multiplier(quality) * mse
 
 
 def decode(data: bytes, model: Model | None = None) -> Decoded:
@@ -138,8 +138,11 @@ def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: 
 
 
 def checksum(latents: Latents) -> int:
-    """Return the CRC-32 of z, then y, as little-endian int16 in (channel, row, column) order."""
-    return zlib.crc32(latents.y.astype("<i2").tobytes(), zlib.crc32(latents.z.astype("<i2").tobytes()))
+    """Return the CRC-32 of z, then y, then the filter, as little-endian int16 in (channel, row, column) order."""
+    found = 0
+    for part in (latents.z, latents.y, latents.filter):
+        found = found if part is None else zlib.crc32(part.astype("<i2").tobytes(), found)
+    return found
 
 
 def _model(model_id: bytes) -> Model:

@@ -196,6 +196,7 @@ class ModelConfig:
 
     `centroid`: a symbol stands for the mean of what is rounded to it, by the context's distribution; else for itself.
     `exact`: the entropy path computes the same on every machine (see `exact`); else the model is for research.
+    `post_filters`: how many directions a picture's own filter behind the synthesis has (see `postfilter`), or 0.
     """
 
     name: str
@@ -207,6 +208,7 @@ class ModelConfig:
     lambdas: tuple[float, float] = (0.00025, 0.06)
     centroid: bool = False
     exact: bool = False
+    post_filters: int = 0
 
     def to_json(self) -> str:
         """Return the config as JSON text; a part is an object with its class under "kind"."""
@@ -252,6 +254,7 @@ _SMALL = ModelConfig(
     latents=384,
     centroid=True,
     exact=True,
+    post_filters=48,
 )
 
 
@@ -293,6 +296,7 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
+            post_filters=48,
         ),
         _PAPER,
         _variant(_PAPER, "whole", checkered=False),

@@ -348,6 +348,13 @@ def _chunks(parameters: Tensor, size: int) -> list[tuple[int, Tensor]]:
     return [(start, parameters[..., start : start + size]) for start in range(0, parameters.shape[-1], size)]
 
 
+def row_tables(rows: Tensor, reach: int) -> Tables:
+    """Return the coder's form of tables (n, 2 reach + 2), each the masses of -reach .. reach and of the escape."""
+    count, length = rows.shape
+    first, lengths = np.full(count, -reach, np.int32), np.full(count, length, np.int32)
+    return Tables(rows.cpu().numpy().reshape(-1), first, lengths)
+
+
 class Prior(nn.Module):
     """The fully factorised density of z: a mixture of three logistics for each channel.
 
@@ -389,11 +396,9 @@ class Prior(nn.Module):
 
     def code(self, coder: SymbolCoder, shape: tuple[int, int], symbols: Integers | None) -> Integers:
         """Code z of one picture: symbols (N * a * b) in (channel, row, column) order, or None."""
-        count, length = self.table_rows.shape
         if self._tables is None:
-            first, lengths = np.full(count, -self._REACH, np.int32), np.full(count, length, np.int32)
-            self._tables = Tables(self.table_rows.cpu().numpy().reshape(-1), first, lengths)
-        index = np.repeat(np.arange(count, dtype=np.int32), shape[0] * shape[1])
+            self._tables = row_tables(self.table_rows, self._REACH)
+        index = np.repeat(np.arange(len(self.table_rows), dtype=np.int32), shape[0] * shape[1])
         return coder.grouped(self._tables, index, symbols)
 
 

@@ -8,7 +8,7 @@
         symbols[group] = distribution.code(coder, tables, symbols[group])
         values[group] = distribution.reconstruct(tables, symbols[group])
         walk.update(group, symbols[group])
-    y_hat = (values + mean) / gain --synthesis--> x_hat
+    y_hat = (values + mean) / gain --synthesis--> x_hat --the picture's own filter--> x_hat
 
 What is rounded is the residual to the hyperprior's mean, never to the context's: so the symbols are known before the
 context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
@@ -31,6 +31,7 @@ from vitrail.config import Contextformer, ConvHyperprior, EContextformer, Mixtur
 from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
+from vitrail.postfilter import PostFilter
 from vitrail.straight import round_through
 
 STRIDE = 16
@@ -61,17 +62,19 @@ Integers = NDArray[np.int32]
 
 
 class Latents(NamedTuple):
-    """Integers of one picture: y (M, h, w) and z (N, a, b), int32.
+    """Integers of one picture: y (M, h, w), z (N, a, b) and its `filter` (K,) (see `postfilter`), int32.
 
-    `features` (1, F, h, w): of an exact model what z gives at the quality and on the device that they were made for,
-    where that is known already; `values` (M, h, w), float32: what a decoder took y for. Leave them away when any of
-    these changes.
+    What follows from them at the quality and on the device that they were made for, where it is known already:
+    `features` (1, F, h, w), of an exact model what z gives; `parameters` (1, P, M, h, w), what the context model gives
+    with these; `values` (M, h, w), float32, what y stands for. Leave them away when any of these changes.
     """
 
     y: Integers
     z: Integers
     features: Tensor | None = None
+    parameters: Tensor | None = None
     values: NDArray[np.float32] | None = None
+    filter: Integers | None = None
 
 
 class Compressed(TypedDict):
@@ -101,6 +104,7 @@ class Model(nn.Module):
         self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = distributions.Prior(self.hyperprior.channels)
+        self.post_filter = PostFilter(config.post_filters) if config.post_filters else None
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
         self.condition = rate.QualityTable(features)
@@ -220,7 +224,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def latents(self, x: Tensor, quality: int) -> Latents:
-        """Return the integers that a file of x (1, 3, H, W) at this quality holds."""
+        """Return the integers that a file of x (1, 3, H, W) at this quality holds, but for its filter."""
         at = _quality(quality, x)
         y, z = self.analyse(x, at)
         z_hat = z.round().clamp(-LIMIT, LIMIT)
@@ -267,6 +271,8 @@ class Model(nn.Module):
         given = None if latents is None else latents.y.reshape(y.shape)
         if latents is None or not self.config.exact:
             walk = self.context.walk(features)
+        elif latents.parameters is not None:
+            walk = self.context.from_parameters(latents.parameters)
         else:  # an encoder knows all symbols; of an exact model one masked pass gives what the walk gives
             walk = self.context.single_pass(torch.from_numpy(latents.y).to(device).float().unsqueeze(0), features)
         for step, group in enumerate(self.context.order.sequence(h, w)):
@@ -282,7 +288,12 @@ class Model(nn.Module):
             coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
-        found = Latents(y.reshape(-1, h, w), z, self._kept(features))
+        numbers = None
+        if self.post_filter is not None and self.post_filter.fitted:
+            unfiltered = np.zeros(self.config.post_filters, np.int32)
+            numbers = None if latents is None else unfiltered if latents.filter is None else latents.filter
+            numbers = self.post_filter.code(coder, numbers)
+        found = Latents(y.reshape(-1, h, w), z, self._kept(features), filter=numbers)
         return found if given is not None else found._replace(values=values.reshape(-1, h, w))
 
     def least_bytes(self, size: tuple[int, int]) -> float:
@@ -293,21 +304,27 @@ class Model(nn.Module):
     @torch.no_grad()
     def dequantise(self, latents: Latents, quality: int) -> Tensor:
         """Return y_hat (1, M, h, w), what the symbols stand for; of an exact model the same on every machine."""
-        features = latents.features
+        known = self._known(latents, quality)
+        assert known.features is not None
+        assert known.values is not None
+        return torch.from_numpy(known.values).to(self.device).unsqueeze(0) + known.features[:, : self.config.latents]
+
+    @torch.no_grad()
+    def _known(self, latents: Latents, quality: int) -> Latents:
+        """Return latents with all that follows from them, as far as it is missing."""
+        features, parameters, values = latents.features, latents.parameters, latents.values
         at = _quality(quality, self.log_gain.table)
-        if features is None:
-            z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
-            with self.arithmetic():
+        with self.arithmetic():
+            if features is None:
+                z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
                 features = self.features(z_hat, at, latents.y.shape[1:])
-        if latents.values is not None:
-            values = torch.from_numpy(latents.values).to(self.device).unsqueeze(0)
-        else:  # an encoder's
-            values = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
-            if self.config.centroid:
-                with self.arithmetic():
-                    parameters = self.context(values, features).float()
-                values, _ = self._as_coded(values, parameters, self.usual_scale(at))
-        return values + features[:, : self.config.latents]
+            if values is None:  # an encoder's
+                symbols = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
+                if self.config.centroid:
+                    parameters = self.context(symbols, features).float()
+                    symbols, _ = self._as_coded(symbols, parameters, self.usual_scale(at))
+                values = symbols[0].cpu().numpy()
+        return latents._replace(features=features, parameters=parameters, values=values)
 
     def _as_coded(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
         """Return what symbols (B, M, h, w) stand for in files and take there, given all parameters (B, P, M, h, w)."""
@@ -321,7 +338,25 @@ class Model(nn.Module):
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
         """Return the picture (1, 3, H, W), float, of decoded latents."""
         y_hat = self.dequantise(latents, quality)
-        return self._synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
+        x_hat = self._synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
+        if self.post_filter is None or latents.filter is None:
+            return x_hat
+        return self.post_filter(x_hat, latents.filter, self.multiplier(quality))
+
+    @torch.no_grad()
+    def with_filter(self, x: Tensor, latents: Latents, quality: int) -> Latents:
+        """Return the latents of x (1, 3, H, W) with the filter that suits it, if the weights know directions."""
+        if self.post_filter is None or not self.post_filter.fitted:
+            return latents
+        if self.config.exact:  # else an encoder has to compute them as a decoder does
+            latents = self._known(latents, quality)
+        x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality)
+        loss = self.post_filter.loss(x, x_hat, self.multiplier(quality))
+        return latents._replace(filter=self.post_filter.fit(*loss))
+
+    def multiplier(self, quality: int) -> float:
+        """Return the Lagrangian multiplier of a quality."""
+        return float(self.lambdas(torch.tensor(float(quality))))
 
     # -- the field's usual methods -------------------------------------------------------------------------------
 
@@ -331,7 +366,8 @@ class Model(nn.Module):
         size = (x.shape[2], x.shape[3])
         for picture in x.split(1):
             encoder = RangeEncoder()
-            self.traverse(encoder, size, quality, self.latents(picture, quality))
+            latents = self.with_filter(picture, self.latents(picture, quality), quality)
+            self.traverse(encoder, size, quality, latents)
             strings.append(encoder.finish())
         return {"strings": strings, "shape": size, "quality": quality}
 

@@ -45,10 +45,14 @@ class ContextModel(nn.Module, ABC):
 
     def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
         """Start a traversal for an encoder, whose parameters all come from one masked pass."""
-        size = (symbols.shape[2], symbols.shape[3])
-        parameters, positions = self(symbols, features).flatten(3), self.order.positions(*size)
+        return self.from_parameters(self(symbols, features))
+
+    def from_parameters(self, parameters: Tensor) -> Walk:
+        """Start a traversal for an encoder that has what `forward` gives."""
+        size = (parameters.shape[3], parameters.shape[4])
+        flat, positions = parameters.flatten(3), self.order.positions(*size)
         groups = self.order.sequence(*size)
-        return Known([parameters[:, :, self.channels(each)][..., positions[each.phase]] for each in groups])
+        return Known([flat[:, :, self.channels(each)][..., positions[each.phase]] for each in groups])
 
     def stepwise(self, symbols: Tensor, features: Tensor) -> Tensor:
         """Return what `forward` does, by the walk."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,16 +28,20 @@ class Cost(NamedTuple):
     """With the parameter networks, as `context_decode`: one masked pass of exact models, the walk of others."""
     context_decode: float
     synthesis: float
+    post_filter: float
+    post_filter_encode: float
+    """To fit the picture's own filter: the synthesis, and the products of what it gives with what is missing."""
 
     @property
     def encode(self) -> float:
         """All that an encoder runs."""
-        return self.analysis + self.hyper_analysis + self.hyper_synthesis_encode + self.context_encode
+        networks = self.analysis + self.hyper_analysis + self.hyper_synthesis_encode + self.context_encode
+        return networks + self.post_filter_encode
 
     @property
     def decode(self) -> float:
         """All that a decoder runs."""
-        return self.hyper_synthesis + self.context_decode + self.synthesis
+        return self.hyper_synthesis + self.context_decode + self.synthesis + self.post_filter
 
 
 @torch.no_grad()
@@ -55,6 +60,11 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
     pixels = height * width
     stepwise = _counted(lambda: context.stepwise(symbols, known), pixels)
     hyper_synthesis = _counted(lambda: model.hyperprior.synthesis(z), pixels)
+    synthesis = _counted(lambda: model.transform.synthesis(y, quality), pixels)
+    post_filter = fit = 0.0
+    if (own := model.post_filter) is not None:
+        post_filter = _counted(lambda: own(x, np.zeros(config.post_filters, np.int32), 1.0), pixels)
+        fit = _counted(lambda: own.loss(x, x, 1.0), pixels) + synthesis
     return Cost(
         analysis=_counted(lambda: model.transform.analysis(x, quality), pixels),
         hyper_analysis=_counted(lambda: model.hyperprior.analysis(y), pixels),
@@ -62,7 +72,9 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
         hyper_synthesis_encode=hyper_synthesis * (1 if config.exact else 2),
         context_encode=_counted(lambda: context(symbols, known), pixels) if config.exact else stepwise,
         context_decode=stepwise,
-        synthesis=_counted(lambda: model.transform.synthesis(y, quality), pixels),
+        synthesis=synthesis,
+        post_filter=post_filter,
+        post_filter_encode=fit,
     )
 
 
