@@ -195,7 +195,9 @@ class Model(nn.Module):
             unrounded = residual if rounding is round_through else None
             values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
         else:
-            values, y_bits = self._as_coded(symbols, parameters, usual)
+            chosen, numbers = self._as_coded(symbols, parameters, usual)
+            values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers)).to(y.device).view(y.shape)
+            y_bits = torch.from_numpy(self.distribution.count(chosen, numbers)).to(y.device).view(y.shape)
         return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
@@ -319,20 +321,18 @@ class Model(nn.Module):
                 z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
                 features = self.features(z_hat, at, latents.y.shape[1:])
             if values is None:  # an encoder's
-                symbols = torch.from_numpy(latents.y).to(self.device).float().unsqueeze(0)
+                values = latents.y.astype(np.float32)
                 if self.config.centroid:
+                    symbols = torch.from_numpy(values).to(self.device).unsqueeze(0)
                     parameters = self.context(symbols, features).float()
-                    symbols, _ = self._as_coded(symbols, parameters, self.usual_scale(at))
-                values = symbols[0].cpu().numpy()
+                    coded = self._as_coded(symbols, parameters, self.usual_scale(at))
+                    values = self.distribution.reconstruct(*coded).reshape(values.shape)
         return latents._replace(features=features, parameters=parameters, values=values)
 
-    def _as_coded(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what symbols (B, M, h, w) stand for in files and take there, given all parameters (B, P, M, h, w)."""
+    def _as_coded(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> tuple[Tensor, Integers]:
+        """Return the choices and symbols of symbols (B, M, h, w), in a row, given all parameters (B, P, M, h, w)."""
         chosen = self.distribution.choose(parameters.transpose(0, 1).flatten(1), usual.expand_as(symbols).flatten())
-        numbers = symbols.flatten().to(torch.int32).cpu().numpy()
-        values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers))
-        bits = torch.from_numpy(self.distribution.count(chosen, numbers))
-        return values.to(symbols.device).view(symbols.shape), bits.to(symbols.device).view(symbols.shape)
+        return chosen, symbols.flatten().to(torch.int32).cpu().numpy()
 
     @torch.no_grad()
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:

@@ -21,7 +21,7 @@ RADIUS = 2
 _SIDE = 2 * RADIUS + 1
 REACH = 64
 # Pixels that a fit looks at are one to four times as many, or all.
-_LOOKED_AT = 1 << 16
+_LOOKED_AT = 1 << 15
 # A number of 1 changes a picture's loss by about 8 bits of a Kodak picture's: finer ones cost more than they give.
 _STEP = 1 / 256
 _PASSES = 4
