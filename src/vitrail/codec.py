@@ -64,10 +64,10 @@ def encode(
     quality = rate.check(quality)
     height, width = source.pixels.shape[:2]
     x = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).unsqueeze(0).float() / 255
-    latents = model.with_filter(x, model.latents(x, quality), quality)
+    latents = _filtered(model, x, model.latents(x, quality), quality)
     coded, seconds = _code(model, latents, (height, width), quality)
     if plan and plan.steps:
-        refined = model.with_filter(x, refinement.refine(model, x, quality, plan, advance), quality)
+        refined = _filtered(model, x, refinement.refine(model, x, quality, plan, advance), quality)
         again, more = _code(model, refined, (height, width), quality)
         seconds += more
         if _loss(source, model, refined, quality, again) < _loss(source, model, latents, quality, coded):
@@ -87,6 +87,14 @@ def encode(
         xmp=source.xmp,
     )
     return Encoded(container.write(file), seconds)
+
+
+def _filtered(model: Model, x: torch.Tensor, latents: Latents, quality: int) -> Latents:
+    """Return the latents of x with the picture's own filter."""
+    if model.filtering and model.config.exact:  # what is not exact is computed again as a decoder does
+        with _one_thread():
+            latents = model.known(latents, quality)
+    return model.with_filter(x, latents, quality)
 
 
 def _code(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> tuple[bytes, float]:

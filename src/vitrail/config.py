@@ -296,7 +296,6 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
-            post_filters=48,
         ),
         _PAPER,
         _variant(_PAPER, "whole", checkered=False),

@@ -121,6 +121,11 @@ class Model(nn.Module):
         """Where the parameters are."""
         return self.log_gain.table.device
 
+    @property
+    def filtering(self) -> bool:
+        """Whether files hold a filter for their picture: whether the weights know directions of one."""
+        return self.post_filter is not None and bool(self.post_filter.taps.any())
+
     def lambdas(self, quality: Tensor) -> Tensor:
         """Return the Lagrangian multipliers of qualities 1..100 (see `rate`)."""
         low, high = self.config.lambdas
@@ -291,7 +296,7 @@ class Model(nn.Module):
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
         numbers = None
-        if self.post_filter is not None and self.post_filter.fitted:
+        if self.post_filter is not None and self.filtering:
             unfiltered = np.zeros(self.config.post_filters, np.int32)
             numbers = None if latents is None else unfiltered if latents.filter is None else latents.filter
             numbers = self.post_filter.code(coder, numbers)
@@ -306,13 +311,13 @@ class Model(nn.Module):
     @torch.no_grad()
     def dequantise(self, latents: Latents, quality: int) -> Tensor:
         """Return y_hat (1, M, h, w), what the symbols stand for; of an exact model the same on every machine."""
-        known = self._known(latents, quality)
+        known = self.known(latents, quality)
         assert known.features is not None
         assert known.values is not None
         return torch.from_numpy(known.values).to(self.device).unsqueeze(0) + known.features[:, : self.config.latents]
 
     @torch.no_grad()
-    def _known(self, latents: Latents, quality: int) -> Latents:
+    def known(self, latents: Latents, quality: int) -> Latents:
         """Return latents with all that follows from them, as far as it is missing."""
         features, parameters, values = latents.features, latents.parameters, latents.values
         at = _quality(quality, self.log_gain.table)
@@ -346,10 +351,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def with_filter(self, x: Tensor, latents: Latents, quality: int) -> Latents:
         """Return the latents of x (1, 3, H, W) with the filter that suits it, if the weights know directions."""
-        if self.post_filter is None or not self.post_filter.fitted:
+        if self.post_filter is None or not self.filtering:
             return latents
         if self.config.exact:  # else an encoder has to compute them as a decoder does
-            latents = self._known(latents, quality)
+            latents = self.known(latents, quality)
         x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality)
         loss = self.post_filter.loss(x, x_hat, self.multiplier(quality))
         return latents._replace(filter=self.post_filter.fit(*loss))
