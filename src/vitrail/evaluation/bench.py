@@ -82,8 +82,8 @@ def run(name: str, size: tuple[int, int], device: str, runs: int, photo: Path | 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| model | picture, device | parameters, M | kMAC/px encode: analysis, hyperprior, context | "
-        "decode: hyperprior, context, synthesis | s encode (coder) | s decode (coder) | peak, MiB |",
+        "| model | picture, device | parameters, M | kMAC/px encode: analysis, hyperprior, context, filter | "
+        "decode: hyperprior, context, synthesis, filter | s encode (coder) | s decode (coder) | peak, MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -93,8 +93,10 @@ def table(rows: Sequence[Row]) -> str:
             row.name if row.trained else f"{row.name}, untrained",
             f"{row.width} x {row.height}, {row.device}",
             f"{row.parameters / 1e6:.2f}",
-            f"{k['encode']:.1f}: {k['analysis']:.1f}, {hyper[0]:.1f}, {k['context_encode']:.1f}",
-            f"{k['decode']:.1f}: {hyper[1]:.1f}, {k['context_decode']:.1f}, {k['synthesis']:.1f}",
+            f"{k['encode']:.1f}: {k['analysis']:.1f}, {hyper[0]:.1f}, {k['context_encode']:.1f}, "
+            f"{k['post_filter_encode']:.1f}",
+            f"{k['decode']:.1f}: {hyper[1]:.1f}, {k['context_decode']:.1f}, {k['synthesis']:.1f}, "
+            f"{k['post_filter']:.1f}",
             f"{row.encode_s:.3f} ({row.encode_coder_s:.3f})",
             f"{row.decode_s:.3f} ({row.decode_coder_s:.3f})",
             f"{row.peak_mib:.0f}",

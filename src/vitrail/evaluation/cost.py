@@ -30,7 +30,7 @@ class Cost(NamedTuple):
     synthesis: float
     post_filter: float
     post_filter_encode: float
-    """To fit the picture's own filter: the synthesis, and the products of what it gives with what is missing."""
+    """To fit the picture's own filter, once the weights know its directions: the synthesis, and products of samples."""
 
     @property
     def encode(self) -> float:
