@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from vitrail import weights
@@ -51,6 +50,4 @@ for step in range(_STEPS):
     schedule.step()
     if step % 20 == 0:
         print(step, photographs.mean().item(), others.tolist(), flush=True)
-with safe_open(given, "pt") as opened:
-    notes = {key: note for key, note in opened.metadata().items() if key not in ("config", "probe")}
-weights.save(model.eval(), Path(file), {**notes, "afterwards": "checkers"})
+weights.save(model.eval(), Path(file), {**weights.notes(given), "afterwards": "checkers"})

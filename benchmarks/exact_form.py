@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from vitrail import weights
 from vitrail.training import loop
@@ -18,6 +17,4 @@ _, given, store, file = sys.argv
 torch.manual_seed(0)
 model = loop.exact_form(weights.load(given))
 loop.calibrate(model, Store(Path(store), torch.device("cpu")))
-with safe_open(given, "pt") as opened:
-    notes = {name: note for name, note in opened.metadata().items() if name not in ("config", "probe")}
-weights.save(model, Path(file), {**notes, "grids": "calibrated afterwards"})
+weights.save(model, Path(file), {**weights.notes(given), "grids": "calibrated afterwards"})

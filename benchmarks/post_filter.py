@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -140,9 +139,7 @@ def main(given: str, store: str, file: str, count: str = "48") -> None:
     model.post_filter.levels.copy_(torch.einsum("knc,n->kc", basis, levels))
     with torch.no_grad():
         tables(model, data)
-    with safe_open(given, "pt") as opened:
-        notes = {name: note for name, note in opened.metadata().items() if name not in ("config", "probe")}
-    weights.save(model, Path(file), {**notes, "post-filter": "fitted afterwards"})
+    weights.save(model, Path(file), {**weights.notes(given), "post-filter": "fitted afterwards"})
 
 
 if __name__ == "__main__":

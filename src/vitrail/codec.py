@@ -91,7 +91,7 @@ def encode(
 
 def _filtered(model: Model, x: torch.Tensor, latents: Latents, quality: int) -> Latents:
     """Return the latents of x with the picture's own filter."""
-    if model.filtering and model.config.exact:  # what is not exact is computed again as a decoder does
+    if model.own_filter is not None and model.config.exact:  # what is not exact is computed again as a decoder does
         with _one_thread():
             latents = model.known(latents, quality)
     return model.with_filter(x, latents, quality)

@@ -122,9 +122,10 @@ class Model(nn.Module):
         return self.log_gain.table.device
 
     @property
-    def filtering(self) -> bool:
-        """Whether files hold a filter for their picture: whether the weights know directions of one."""
-        return self.post_filter is not None and bool(self.post_filter.taps.any())
+    def own_filter(self) -> PostFilter | None:
+        """The post-filter whose numbers files hold: None if the weights know no directions."""
+        own = self.post_filter
+        return own if own is not None and bool(own.taps.any()) else None
 
     def lambdas(self, quality: Tensor) -> Tensor:
         """Return the Lagrangian multipliers of qualities 1..100 (see `rate`)."""
@@ -295,11 +296,11 @@ class Model(nn.Module):
             coded = coded.reshape(self.context.segment_channels, len(at))
             y[channels, at] = coded
             walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
-        numbers = None
-        if self.post_filter is not None and self.filtering:
-            unfiltered = np.zeros(self.config.post_filters, np.int32)
-            numbers = None if latents is None else unfiltered if latents.filter is None else latents.filter
-            numbers = self.post_filter.code(coder, numbers)
+        numbers = None if latents is None else latents.filter
+        if (own := self.own_filter) is not None:
+            if latents is not None and numbers is None:
+                numbers = np.zeros(self.config.post_filters, np.int32)
+            numbers = own.code(coder, numbers)
         found = Latents(y.reshape(-1, h, w), z, self._kept(features), filter=numbers)
         return found if given is not None else found._replace(values=values.reshape(-1, h, w))
 
@@ -351,13 +352,12 @@ class Model(nn.Module):
     @torch.no_grad()
     def with_filter(self, x: Tensor, latents: Latents, quality: int) -> Latents:
         """Return the latents of x (1, 3, H, W) with the filter that suits it, if the weights know directions."""
-        if self.post_filter is None or not self.filtering:
+        if (own := self.own_filter) is None:
             return latents
         if self.config.exact:  # else an encoder has to compute them as a decoder does
             latents = self.known(latents, quality)
         x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality)
-        loss = self.post_filter.loss(x, x_hat, self.multiplier(quality))
-        return latents._replace(filter=self.post_filter.fit(*loss))
+        return latents._replace(filter=own.fit(*own.loss(x, x_hat, self.multiplier(quality))))
 
     def multiplier(self, quality: int) -> float:
         """Return the Lagrangian multiplier of a quality."""

@@ -20,7 +20,7 @@ from vitrail.distributions import TOTAL, Integers, row_tables
 RADIUS = 2
 _SIDE = 2 * RADIUS + 1
 REACH = 64
-# Pixels that a fit looks at are one to four times as many, or all.
+# Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
 _LOOKED_AT = 1 << 15
 # Directions have unit response, so a wrong number costs a Kodak picture about 6 bits: finer ones would not pay.
 _STEP = 1 / 256
@@ -52,7 +52,9 @@ class PostFilter(nn.Module):
         The loss is that of training, in bits of a whole picture. Of a large one a part of the pixels is looked at.
         """
         pixels = x.shape[2] * x.shape[3]
-        stride = max(1, math.isqrt(pixels // _LOOKED_AT))
+        stride = (
+            math.isqrt(pixels // _LOOKED_AT) | 1
+        )  # odd, or it would see some places of the synthesis's blocks alone
         x_hat = x_hat.clamp(0, 1)
         seen = functional.unfold(_padded(x_hat), _SIDE, stride=stride)[0].T
         responses = torch.tensordot(seen, self.taps, ([1], [2])) + self.levels  # (n, K, 3)

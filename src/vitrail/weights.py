@@ -53,6 +53,12 @@ def load(name: str | os.PathLike[str] = zoo.DEFAULT) -> Model:
     return model
 
 
+def notes(name: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what `save` was told of how the weights were made, of a model of the package or a file."""
+    with safetensors.safe_open(zoo.locate(os.fspath(name)), "pt") as opened:
+        return {key: note for key, note in opened.metadata().items() if key not in ("config", "probe")}
+
+
 def shared(name: str) -> Model:
     """Return `load(name)`, the same object for as long as the file stays the same. It must not be changed."""
     return _shared(name, zoo.locate(name).stat().st_mtime_ns)

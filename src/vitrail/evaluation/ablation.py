@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
 from vitrail.errors import UsageError, VitrailError
 from vitrail.evaluation import cost
 from vitrail.evaluation.bdrate import bd_rate_or_none, load_curve
@@ -16,7 +14,7 @@ from vitrail.evaluation.codecs import codec
 from vitrail.evaluation.sweep import evaluate
 from vitrail.storage import write_file
 from vitrail.training.store import is_store
-from vitrail.weights import load
+from vitrail.weights import load, notes
 
 QUALITIES = (5, 25, 50, 75, 95)
 
@@ -89,15 +87,13 @@ def row(folder: Path, first: Path, pictures: Path, progress: Callable[[Sequence[
         write_file(report, evaluate(codec(str(file)), pictures, QUALITIES, progress).to_json().encode())
     points = json.loads(report.read_text())["points"]
     model = load(str(file))
-    with safe_open(file, "pt") as opened:
-        training = opened.metadata()["training"]
     counted = cost.count(model.config)
     seconds = {key: sum(point[key] for point in points) / len(points) for key in ("encode_s", "decode_s")}
     config, _, seed = folder.name.rpartition("-")
     return Row(
         config=config,
         seed=int(seed),
-        training=training,
+        training=notes(file)["training"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         kmac_encode=counted.encode,
         kmac_decode=counted.decode,
