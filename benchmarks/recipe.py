@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitrail import transforms
 from vitrail.config import CheckerboardContext, LightTransform, NoContext, named
 from vitrail.evaluation.bdrate import Curve, bd_rate
 from vitrail.model import Model
@@ -86,19 +85,6 @@ def _universal_noise() -> None:
     Model._noisy = universal  # type: ignore[method-assign]
 
 
-def _uneven(analysis: tuple[int, int, int], synthesis: tuple[int, int, int]) -> Callable[[], None]:
-    def prepare() -> None:
-        def build(part: LightTransform, latents: int) -> Any:
-            one, other = (original(replace(part, blocks=blocks), latents) for blocks in (analysis, synthesis))
-            other.analysis_stages = one.analysis_stages  # type: ignore[union-attr]
-            return other
-
-        original = transforms.build
-        transforms.build = build  # type: ignore[assignment]
-
-    return prepare
-
-
 ARMS = {
     "default": Arm(),
     "default, seed 1": Arm({"seed": 1}),
@@ -121,8 +107,8 @@ ARMS = {
     "universal noise": Arm(prepare=_universal_noise),
     "convolutional context, equal MACs": Arm(config={"context": CheckerboardContext()}),
     "no context": Arm(config={"context": NoContext()}),
-    "encoder heavier": Arm(prepare=_uneven((1, 3, 2), (1, 1, 0))),
-    "decoder heavier": Arm(prepare=_uneven((1, 1, 0), (1, 3, 2))),
+    "encoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 3, 2), synthesis_blocks=(1, 1, 0))}),
+    "decoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 1, 0), synthesis_blocks=(1, 3, 2))}),
     "half the time": Arm(time=0.5),
     "double time": Arm(time=2.0),
 }

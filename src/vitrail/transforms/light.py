@@ -57,7 +57,7 @@ class LightTransform(Transform):
                 nn.ConvTranspose2d(eighth, quarter, 2, 2),
             ],
             [sixteenth, eighth, quarter],
-            list(part.blocks[::-1]),
+            list((part.synthesis_blocks or part.blocks)[::-1]),
         )
         self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
         start_from_nothing(self.analysis_head, self.synthesis_head)
