@@ -17,7 +17,6 @@ context model runs, and one masked pass over them is exact in training (docs/des
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from itertools import product
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -26,12 +25,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail import contexts, distributions, hyperpriors, postfilter, rate, transforms
+from vitrail import contexts, distributions, hyperpriors, rate, transforms
 from vitrail.coding import LIMIT, RangeDecoder, RangeEncoder, SymbolCoder
 from vitrail.config import Contextformer, ConvHyperprior, EContextformer, Mixture, ModelConfig
 from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
+from vitrail.postfilter import PostFilter
 from vitrail.straight import round_through
 
 STRIDE = 16
@@ -104,7 +104,7 @@ class Model(nn.Module):
         self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = distributions.Prior(self.hyperprior.channels)
-        self.post_filter = postfilter.PostFilter(config.post_filters) if config.post_filters else None
+        self.post_filter = PostFilter(config.post_filters) if config.post_filters else None
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
         self.condition = rate.QualityTable(features)
@@ -122,7 +122,7 @@ class Model(nn.Module):
         return self.log_gain.table.device
 
     @property
-    def own_filter(self) -> postfilter.PostFilter | None:
+    def own_filter(self) -> PostFilter | None:
         """The post-filter whose numbers files hold: None if the weights know no directions."""
         own = self.post_filter
         return own if own is not None and bool(own.taps.any()) else None
@@ -356,19 +356,8 @@ class Model(nn.Module):
             return latents
         if self.config.exact:  # else an encoder has to compute them as a decoder does
             latents = self.known(latents, quality)
-        y_hat, multiplier = self.dequantise(latents, quality), self.multiplier(quality)
-        places = list(product(*(postfilter.parts(side, STRIDE) for side in x.shape[2:])))
-        seen = torch.cat([y_hat[:, :, rows.positions, columns.positions] for rows, columns in places])
-        given = self._synthesise(seen, _quality(quality, y_hat)).split(1)
-        curves, slopes, looked_at = [], [], 0
-        for each, (rows, columns) in zip(given, places, strict=True):
-            one = x[:, :, rows.pixels, columns.pixels]
-            curve, slope = own.loss(one, each[:, :, rows.given, columns.given], multiplier)
-            curves.append(curve)
-            slopes.append(slope)
-            looked_at += one.numel()
-        share = looked_at / x.numel()
-        return latents._replace(filter=own.fit(np.sum(curves, 0) / share, np.sum(slopes, 0) / share))
+        x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality)
+        return latents._replace(filter=own.fit(*own.loss(x, x_hat, self.multiplier(quality))))
 
     def multiplier(self, quality: int) -> float:
         """Return the Lagrangian multiplier of a quality."""

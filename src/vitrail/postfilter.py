@@ -6,7 +6,7 @@ directions that travel with the weights, each times a whole number that the file
 decoded samples alone, so no table index follows from it.
 """
 
-from typing import NamedTuple
+import math
 
 import numpy as np
 import torch
@@ -20,12 +20,8 @@ from vitrail.distributions import TOTAL, Integers, row_tables
 RADIUS = 2
 _SIDE = 2 * RADIUS + 1
 REACH = 64
-# A fit looks at tiles of so many positions of y a side, about so far apart, at most so many in a row and in a column.
-_TILE, _APART, _MOST = 8, 12, 8
-# Pixels at a tile's edge, where its synthesis knew nothing of what is beyond, and which a fit leaves out.
-_EDGE = 4
-# And of the rest it looks at every second pixel in every second row, which is enough.
-_STRIDE = 2
+# Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
+_LOOKED_AT = 1 << 15
 # Directions have unit response, so a wrong number costs a Kodak picture about 6 bits: finer ones would not pay.
 _STEP = 1 / 256
 _PASSES = 4
@@ -53,16 +49,21 @@ class PostFilter(nn.Module):
     def loss(self, x: Tensor, x_hat: Tensor, multiplier: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return curve (K, K) and slope (K,): numbers n change the loss of x (1, 3, H, W) by n' curve n - 2 slope n.
 
-        The loss is that of training, in bits of a whole picture.
+        The loss is that of training, in bits of a whole picture. Of a large one a part of the pixels is looked at.
         """
+        pixels = x.shape[2] * x.shape[3]
+        stride = (
+            math.isqrt(pixels // _LOOKED_AT) | 1
+        )  # odd, or it would see some places of the synthesis's blocks alone
         x_hat = x_hat.clamp(0, 1)
-        taps, levels = self.taps.view(-1, 3, _SIDE, _SIDE), self.levels.flatten()
-        responses = functional.conv2d(_padded(x_hat), taps, levels, _STRIDE).view(len(self.levels), -1)
-        error = (x - x_hat)[0, :, ::_STRIDE, ::_STRIDE].flatten()
-        slope = responses @ error
-        scale = x.numel() / error.numel() * 255**2 * multiplier * _step(multiplier)
-        curve = responses @ responses.T
-        return curve.cpu().double().numpy() * (scale * _step(multiplier)), slope.cpu().double().numpy() * scale
+        seen = functional.unfold(_padded(x_hat), _SIDE, stride=stride)[0].T
+        responses = torch.tensordot(seen, self.taps, ([1], [2])) + self.levels  # (n, K, 3)
+        flat = responses.transpose(1, 2).flatten(0, 1)
+        error = (x - x_hat)[0, :, ::stride, ::stride].flatten(1).T.flatten()
+        scale = pixels * 255**2 * multiplier * _step(multiplier) / len(error)
+        curve = (flat.T @ flat).cpu().double().numpy() * (scale * _step(multiplier))
+        slope = (flat.T @ error).cpu().double().numpy() * scale
+        return curve, slope
 
     def fit(self, curve: NDArray[np.float64], slope: NDArray[np.float64]) -> Integers:
         """Return the numbers (K,) of the least loss with their own bits, changed one by one until none gets better."""
@@ -86,28 +87,6 @@ class PostFilter(nn.Module):
         """Code the numbers (K,); a decoder is given None for them."""
         tables = row_tables(self.table_rows, REACH)
         return coder.grouped(tables, np.arange(len(self.table_rows), dtype=np.int32), numbers)
-
-
-class Part(NamedTuple):
-    """Where a fit looks along a side of a picture: positions of y, pixels of what they give, and of the picture."""
-
-    positions: slice
-    given: slice
-    pixels: slice
-
-
-def parts(size: int, stride: int) -> list[Part]:
-    """Return the parts of a side of `size` pixels, all of one length, `stride` pixels a position of y."""
-    whole = size // stride
-    if whole <= _TILE:
-        return [Part(slice(None), slice(size), slice(size))]
-    count = min(max(round(whole / _APART), 1), _MOST)
-    starts = [round((index + 0.5) * whole / count - _TILE / 2) for index in range(count)]
-    given = slice(_EDGE, _TILE * stride - _EDGE)
-    return [
-        Part(slice(start, start + _TILE), given, slice(start * stride + given.start, start * stride + given.stop))
-        for start in starts
-    ]
 
 
 def _step(multiplier: float) -> float:
