@@ -52,9 +52,8 @@ class PostFilter(nn.Module):
         The loss is that of training, in bits of a whole picture. Of a large one a part of the pixels is looked at.
         """
         pixels = x.shape[2] * x.shape[3]
-        stride = (
-            math.isqrt(pixels // _LOOKED_AT) | 1
-        )  # odd, or it would see some places of the synthesis's blocks alone
+        # Odd, or it would see some places of the synthesis's blocks alone.
+        stride = math.isqrt(pixels // _LOOKED_AT) | 1
         x_hat = x_hat.clamp(0, 1)
         seen = functional.unfold(_padded(x_hat), _SIDE, stride=stride)[0].T
         responses = torch.tensordot(seen, self.taps, ([1], [2])) + self.levels  # (n, K, 3)
