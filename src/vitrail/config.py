@@ -252,7 +252,7 @@ _SMALL_CONTEXT = EContextformer(
 
 _SMALL = ModelConfig(
     "econtextformer-s",
-    LightTransform(),
+    LightTransform(blocks=(1, 2, 0), synthesis_blocks=(1, 2, 1)),
     LightHyperprior(features=464),
     _SMALL_CONTEXT,
     latents=384,

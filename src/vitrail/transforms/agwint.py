@@ -168,13 +168,18 @@ class AGWinT(Transform):
     def _steps(widths: Sequence[int], step: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
         return [step(a, b, 2) for a, b in pairwise(widths)]
 
-    def network_analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return _run(x, quality, self.encoder, self.encoder_stages)
+        x = x - 0.5
+        y = _run(x, quality, self.encoder, self.encoder_stages)
+        return y if self.linear is None else self.linear.to_latent(x) + y * self.linear.spread
 
-    def network_synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return _run(y_hat, quality, self.decoder, self.decoder_stages)
+        if self.linear is None:
+            return _run(y_hat, quality, self.decoder, self.decoder_stages) + 0.5
+        x = _run(y_hat / self.linear.spread, quality, self.decoder, self.decoder_stages)
+        return self.linear.to_picture(y_hat) + x + 0.5
 
 
 def _run(x: Tensor, quality: Tensor, steps: nn.ModuleList, stages: nn.ModuleList) -> Tensor:

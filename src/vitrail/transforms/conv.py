@@ -96,10 +96,10 @@ class ConvTransform(Transform):
             _up(n, 3),
         )
 
-    def network_analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return cast(Tensor, self.encoder(x))
+        return cast(Tensor, self.encoder(x - 0.5))
 
-    def network_synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return cast(Tensor, self.decoder(y_hat))
+        return cast(Tensor, self.decoder(y_hat)) + 0.5

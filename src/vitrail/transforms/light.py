@@ -1,4 +1,8 @@
-"""Light transforms: a linear 16x16 block transform with a residual network beside it, each way.
+"""Light transforms: a linear 16x16 block transform with residual networks around it, each way.
+
+The analysis network corrects the picture before the linear transform and the latents after it; the synthesis network
+sees the latents and the picture that they give linearly. Without these two, what a network saw and gave went through
+fewer features than there are latents, and high rates were left to the linear transform.
 
 All convolutions are dense 3x3, or patches without overlap: what a CPU runs at full speed. Hidden features are scaled
 by quality, since one network serves all rates.
@@ -14,6 +18,10 @@ from vitrail.rate import QualityTable
 from vitrail.transforms.base import Transform
 from vitrail.transforms.linear import LinearPath, start_from_nothing
 
+_PATCH = 4
+# The usual size of what corrects a picture, in its range of 1: the optimizer's steps are of a size of their own.
+_CORRECTION = 0.1
+
 
 class _Stages(nn.Module):
     """Stages of residual blocks with a change of scale before each, features scaled by quality in between."""
@@ -27,14 +35,17 @@ class _Stages(nn.Module):
             for width, count in zip(widths, blocks, strict=True)
         )
 
-    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
-        for step, scale, blocks in zip(self.steps, self.scales, self.blocks, strict=True):
-            x = blocks(torch.relu(step(x)) * scale(quality).exp())
-        return x
+    def forward(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
+        """Do a stage; `beside` is added to what its blocks are given."""
+        x = torch.relu(self.steps[index](x)) * self.scales[index](quality).exp()
+        result: Tensor = self.blocks[index](x if beside is None else x + beside)
+        return result
 
 
 class LightTransform(Transform):
     """See the module's text."""
+
+    linear: LinearPath
 
     def __init__(self, part: config.LightTransform, latents: int) -> None:
         super().__init__()
@@ -42,13 +53,15 @@ class LightTransform(Transform):
         self.linear = LinearPath(latents)
         self.analysis_stages = _Stages(
             [
-                nn.Conv2d(3, quarter, 4, 4),
+                nn.Conv2d(3, quarter, _PATCH, _PATCH),
                 nn.Conv2d(quarter, eighth, 2, 2),
                 nn.Conv2d(eighth, sixteenth, 2, 2),
             ],
             [quarter, eighth, sixteenth],
             list(part.blocks),
         )
+        self.analysis_correction = nn.Conv2d(quarter, 3 * _PATCH**2, 1)
+        self.analysis_direct = nn.Conv2d(eighth, latents, 2, 2)
         self.analysis_head = nn.Conv2d(sixteenth, latents, 1)
         self.synthesis_stages = _Stages(
             [
@@ -59,14 +72,27 @@ class LightTransform(Transform):
             [sixteenth, eighth, quarter],
             list((part.synthesis_blocks or part.blocks)[::-1]),
         )
-        self.synthesis_head = nn.Conv2d(quarter, 3 * 16, 3, padding=1)
-        start_from_nothing(self.analysis_head, self.synthesis_head)
+        self.synthesis_direct = nn.ConvTranspose2d(latents, eighth, 2, 2)
+        self.synthesis_view = nn.Conv2d(3 * _PATCH**2, quarter, 1)
+        self.synthesis_head = nn.Conv2d(quarter, 3 * _PATCH**2, 3, padding=1)
+        start_from_nothing(self.analysis_correction, self.analysis_direct, self.analysis_head)
+        start_from_nothing(self.synthesis_direct, self.synthesis_view, self.synthesis_head)
 
-    def network_analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        y: Tensor = self.analysis_head(self.analysis_stages(x, quality))
-        return y
+        x = x - 0.5
+        at_4 = self.analysis_stages(0, x, quality)
+        at_8 = self.analysis_stages(1, at_4, quality)
+        at_16 = self.analysis_stages(2, at_8, quality)
+        corrected = x + _CORRECTION * functional.pixel_shuffle(self.analysis_correction(at_4), _PATCH)
+        y = self.analysis_direct(at_8) + self.analysis_head(at_16)
+        return self.linear.to_latent(corrected) + y * self.linear.spread
 
-    def network_synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        return functional.pixel_shuffle(self.synthesis_head(self.synthesis_stages(y_hat, quality)), 4)
+        x, y = self.linear.to_picture(y_hat), y_hat / self.linear.spread
+        view = self.synthesis_view(functional.pixel_unshuffle(x, _PATCH))
+        at_16 = self.synthesis_stages(0, y, quality)
+        at_8 = self.synthesis_stages(1, at_16, quality, self.synthesis_direct(y))
+        at_4 = self.synthesis_stages(2, at_8, quality, view)
+        return x + functional.pixel_shuffle(self.synthesis_head(at_4), _PATCH) + 0.5
