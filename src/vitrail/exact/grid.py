@@ -30,13 +30,14 @@ def levels(terms: int, other: int) -> int:
     return int(2 ** ((most + 1).bit_length() - 1) - 1)
 
 
-def _row_steps(matrix: Tensor) -> Tensor:
+def row_steps(matrix: Tensor) -> Tensor:
+    """Return the step (R, 1) of each row of a matrix: the smallest power of two that holds it in `WEIGHT_LEVELS`."""
     return power_of_two((matrix.abs().amax(1, keepdim=True) * (1.0 / WEIGHT_LEVELS)).clamp(min=_SMALLEST))
 
 
 def pack(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return the whole numbers (R, C) of a matrix on its rows' grids, and the steps' exponents (R,); both int8."""
-    step = _row_steps(matrix)
+    step = row_steps(matrix)
     exponents = step.view(torch.int32) // 2**23 - _BIAS
     return (matrix / step).to(torch.int8), exponents[:, 0].to(torch.int8)
 
@@ -51,7 +52,7 @@ def unpack(numbers: Tensor, exponents: Tensor) -> Tensor:
 
 def rows(weight: Tensor) -> Tensor:
     """Round every row of a matrix to `WEIGHT_LEVELS` multiples, each way, of the smallest step that holds it."""
-    step = _row_steps(weight.detach())
+    step = row_steps(weight.detach())
     return clamp_through(round_through(weight / step), -WEIGHT_LEVELS, WEIGHT_LEVELS) * step
 
 
