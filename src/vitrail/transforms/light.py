@@ -35,11 +35,9 @@ class _Stages(nn.Module):
             for width, count in zip(widths, blocks, strict=True)
         )
 
-    def forward(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
-        """Do a stage; `beside` is added to what its blocks are given."""
-        x = torch.relu(self.steps[index](x)) * self.scales[index](quality).exp()
-        result: Tensor = self.blocks[index](x if beside is None else x + beside)
-        return result
+    def enter(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """Return what the blocks of a stage are given."""
+        return torch.relu(self.steps[index](x)) * self.scales[index](quality).exp()
 
 
 class LightTransform(Transform):
@@ -80,19 +78,22 @@ class LightTransform(Transform):
 
     def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        x = x - 0.5
-        at_4 = self.analysis_stages(0, x, quality)
-        at_8 = self.analysis_stages(1, at_4, quality)
-        at_16 = self.analysis_stages(2, at_8, quality)
-        corrected = x + _CORRECTION * functional.pixel_shuffle(self.analysis_correction(at_4), _PATCH)
+        x, stages = x - 0.5, self.analysis_stages
+        at_4 = stages.blocks[0](stages.enter(0, x, quality))
+        x = x + _CORRECTION * functional.pixel_shuffle(self.analysis_correction(at_4), _PATCH)
+        at_8 = stages.blocks[1](stages.enter(1, at_4, quality))
+        at_16 = stages.blocks[2](stages.enter(2, at_8, quality))
         y = self.analysis_direct(at_8) + self.analysis_head(at_16)
-        return self.linear.to_latent(corrected) + y * self.linear.spread
+        return self.linear.to_latent(x) + y * self.linear.spread
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
-        x, y = self.linear.to_picture(y_hat), y_hat / self.linear.spread
-        view = self.synthesis_view(functional.pixel_unshuffle(x, _PATCH))
-        at_16 = self.synthesis_stages(0, y, quality)
-        at_8 = self.synthesis_stages(1, at_16, quality, self.synthesis_direct(y))
-        at_4 = self.synthesis_stages(2, at_8, quality, view)
+        y, stages = y_hat / self.linear.spread, self.synthesis_stages
+        at_16 = stages.blocks[0](stages.enter(0, y, quality))
+        at_8 = stages.blocks[1](stages.enter(1, at_16, quality) + self.synthesis_direct(y))
+        x = self.linear.to_picture(y_hat)
+        # Nothing else is held while the last blocks compute: they take the most memory.
+        at_4 = stages.blocks[2](
+            stages.enter(2, at_8, quality) + self.synthesis_view(functional.pixel_unshuffle(x, _PATCH))
+        )
         return x + functional.pixel_shuffle(self.synthesis_head(at_4), _PATCH) + 0.5
