@@ -24,6 +24,9 @@ BATCHES, CROPS, SIDE = 16, 8, 256
 # Of the mean square of what a layer is given: rare inputs are not to have just any weight.
 DAMPING = 0.01
 
+Batch = tuple[Tensor, Tensor, Tensor]
+"""y, z and qualities, as `Model.estimate` takes them."""
+
 
 class _SeenError(Exception):
     """A layer was given its inputs; what follows is not needed."""
@@ -58,11 +61,28 @@ def rounded(matrix: Tensor, products: Tensor) -> Tensor:
     return rest.float()
 
 
+def products(model: Model, layer: OnGrids, batches: list[Batch]) -> Tensor:
+    """Return the products (C, C) of what the matrix of a layer is multiplied with."""
+    found: list[Tensor] = []
+
+    def see(layer: OnGrids, inputs: tuple[Tensor, ...]) -> None:
+        rows = rows_given(layer, inputs).double()
+        found.append(rows.T @ rows)
+        raise _SeenError
+
+    hook = layer.register_forward_pre_hook(see)
+    for batch in batches:
+        with suppress(_SeenError):
+            model.estimate(*batch)
+    hook.remove()
+    return torch.stack(found).sum(0)
+
+
 @torch.no_grad()
 def round_weights(model: Model, data: Store) -> None:
     """Round the exact layers of a calibrated model in the order in which they compute."""
     model.eval()
-    batches = []
+    batches: list[Batch] = []
     for _ in range(BATCHES):
         quality = loop.stratified_qualities(CROPS, model.device)
         batches.append((*model.analyse(data.batch(CROPS, SIDE), quality), quality))
@@ -73,19 +93,8 @@ def round_weights(model: Model, data: Store) -> None:
     for hook in hooks:
         hook.remove()
     for layer in dict.fromkeys(order):
-        given: list[Tensor] = []
-
-        def see(layer: OnGrids, inputs: tuple[Tensor, ...], given: list[Tensor] = given) -> None:
-            rows = rows_given(layer, inputs).double()
-            given.append(rows.T @ rows)
-            raise _SeenError
-
-        hook = layer.register_forward_pre_hook(see)
-        for batch in batches:
-            with suppress(_SeenError):
-                model.estimate(*batch)
-        hook.remove()
-        layer.weight.copy_(layer.from_matrix(rounded(layer.as_matrix(layer.weight), torch.stack(given).sum(0))))
+        matrix = layer.as_matrix(layer.weight)
+        layer.weight.copy_(layer.from_matrix(rounded(matrix, products(model, layer, batches))))
 
 
 if __name__ == "__main__":
