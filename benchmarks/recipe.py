@@ -107,8 +107,8 @@ ARMS = {
     "universal noise": Arm(prepare=_universal_noise),
     "convolutional context, equal MACs": Arm(config={"context": CheckerboardContext()}),
     "no context": Arm(config={"context": NoContext()}),
-    "encoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 3, 2), synthesis_blocks=(1, 1, 0))}),
-    "decoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 1, 0), synthesis_blocks=(1, 3, 2))}),
+    "encoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 3, 1), synthesis_blocks=(1, 1, 0))}),
+    "decoder heavier": Arm(config={"transform": LightTransform(blocks=(1, 1, 0), synthesis_blocks=(1, 3, 1))}),
     "half the time": Arm(time=0.5),
     "double time": Arm(time=2.0),
 }
