@@ -21,7 +21,7 @@ class ConvTransform:
 
 @dataclass(frozen=True)
 class LightTransform:
-    """Residual 3x3 blocks at 1/4, 1/8 and 1/16, with these widths, beside a linear 16x16 transform; fast on a CPU.
+    """Residual 3x3 blocks at 1/4, 1/8 and 1/16, with these widths, around a linear 16x16 transform; fast on a CPU.
 
     `synthesis_blocks`: the synthesis's, where they are not `blocks`.
     """
@@ -291,7 +291,7 @@ CONFIGS: dict[str, ModelConfig] = {
         replace(_SMALL, name="hyperprior-s", context=NoContext()),
         _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
-        # For a GPU: 14.4 million parameters.
+        # For a GPU: 15.1 million parameters.
         ModelConfig(
             "econtextformer-m",
             LightTransform((128, 192, 256), (5, 2, 0), (5, 2, 2)),
