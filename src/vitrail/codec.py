@@ -67,7 +67,8 @@ def encode(
     latents = _filtered(model, x, model.latents(x, quality), quality)
     coded, seconds = _code(model, latents, (height, width), quality)
     if plan and plan.steps:
-        refined = _filtered(model, x, refinement.refine(model, x, quality, plan, advance), quality)
+        refined = refinement.refine(model, x, quality, plan, advance, latents.filter)
+        refined = _filtered(model, x, refined, quality)
         again, more = _code(model, refined, (height, width), quality)
         seconds += more
         if _loss(source, model, refined, quality, again) < _loss(source, model, latents, quality, coded):

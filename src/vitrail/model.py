@@ -151,7 +151,8 @@ class Model(nn.Module):
         """Map z_hat (B, N, a, b) to features (B, F, h, w); the first M are the mean of y."""
         return (self.hyperprior.synthesis(z_hat.float()) + self.condition(quality))[:, :, : size[0], : size[1]]
 
-    def _synthesise(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def synthesise(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """Map scaled y_hat (B, M, h, w) at qualities (B,) to x_hat (B, 3, 16 h, 16 w)."""
         return self.transform.synthesis(y_hat * self.log_inverse_gain(quality).exp(), quality)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ class Model(nn.Module):
             chosen, numbers = self._as_coded(symbols, parameters, usual)
             values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers)).to(y.device).view(y.shape)
             y_bits = torch.from_numpy(self.distribution.count(chosen, numbers)).to(y.device).view(y.shape)
-        return Output(self._synthesise(values + mean, quality), y_bits, z_bits)
+        return Output(self.synthesise(values + mean, quality), y_bits, z_bits)
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
@@ -344,10 +345,12 @@ class Model(nn.Module):
     def reconstruct(self, latents: Latents, size: tuple[int, int], quality: int) -> Tensor:
         """Return the picture (1, 3, H, W), float, of decoded latents."""
         y_hat = self.dequantise(latents, quality)
-        x_hat = self._synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
-        if self.post_filter is None or latents.filter is None:
-            return x_hat
-        return self.post_filter(x_hat, latents.filter, self.multiplier(quality))
+        x_hat = self.synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
+        return x_hat if latents.filter is None else self.filtered(x_hat, latents.filter, quality)
+
+    def filtered(self, x_hat: Tensor, numbers: Integers, quality: int) -> Tensor:
+        """Return a picture (1, 3, H, W) behind a filter of these numbers (K,), if the config has filters."""
+        return x_hat if self.post_filter is None else self.post_filter(x_hat, numbers, self.multiplier(quality))
 
     @torch.no_grad()
     def with_filter(self, x: Tensor, latents: Latents, quality: int) -> Latents:
