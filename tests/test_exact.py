@@ -250,6 +250,19 @@ def test_an_exact_file_holds_eight_bits_a_weight(model: Model, tmp_path: Path) -
     assert not any(f"{name}.weight" in stored for name in layers)
 
 
+def test_linear_layers_on_grids_are_stored_as_integers(tiny_mcdh: Path, tmp_path: Path) -> None:
+    loaded = weights.load(tiny_mcdh)
+    name, layer = next(
+        (name, layer) for name, layer in loaded.transform.named_modules() if isinstance(layer, nn.Linear)
+    )
+    assert f"transform.{name}.weight" in load_file(tiny_mcdh)
+    layer.weight.copy_(rows(layer.weight))
+    weights.save(loaded, tmp_path / "rounded.safetensors", {})
+    assert f"transform.{name}.numbers" in load_file(tmp_path / "rounded.safetensors")
+    again = weights.load(tmp_path / "rounded.safetensors").state_dict()
+    assert torch.equal(again[f"transform.{name}.weight"], layer.weight)
+
+
 def test_a_damaged_exact_file_is_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "exact.safetensors"
     weights.save(model, path, {})

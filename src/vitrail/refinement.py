@@ -43,7 +43,7 @@ class Plan:
     """
 
     steps: int
-    rate: float = 0.25
+    rate: float = 0.15
     decay: float = 1.0
     annealing: bool = True
 

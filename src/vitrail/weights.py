@@ -1,9 +1,10 @@
 """Weights files: a model's parameters and tables on disk.
 
-A safetensors file holds the parameters in half precision, those of exact layers as 8-bit integers with an exponent a
-row (older files: in half precision), the integer tables as they are, and in its metadata the config and how the weights
-were made. So a file is all that is needed to build the model. That of an exact model also holds the checksum of a small
-fixed latent's bytes: a machine that computes others is refused before it codes anything.
+A safetensors file holds the parameters in half precision, those of exact layers, and of linear ones whose rows lie on
+such grids, as 8-bit integers with an exponent a row (older files: in half precision), the integer tables as they are,
+and in its metadata the config and how the weights were made. So a file is all that is needed to build the model. That
+of an exact model also holds the checksum of a small fixed latent's bytes: a machine that computes others is refused
+before it codes anything.
 """
 
 import json
@@ -16,7 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail import exact, zoo
 from vitrail.coding import RangeDecoder, RangeEncoder
@@ -82,9 +83,12 @@ def save(model: Model, file: Path, notes: dict[str, str]) -> None:
     stored.freeze()
     state |= {name: value for name, value in stored.state_dict().items() if ".table_" in name}
     for name, layer in stored.named_modules():
-        if isinstance(layer, exact.OnGrids):
-            del state[f"{name}.weight"]
-            state[f"{name}.{_NUMBERS}"], state[f"{name}.{_EXPONENTS}"] = exact.pack(layer.matrix())
+        if isinstance(layer, exact.OnGrids | nn.Linear):
+            matrix = layer.matrix() if isinstance(layer, exact.OnGrids) else layer.weight.detach()
+            numbers, exponents = exact.pack(matrix)
+            if torch.equal(exact.unpack(numbers, exponents), matrix):
+                del state[f"{name}.weight"]
+                state[f"{name}.{_NUMBERS}"], state[f"{name}.{_EXPONENTS}"] = numbers, exponents
     metadata = {"config": model.config.to_json(), **({"probe": _probe(stored)} if model.config.exact else {}), **notes}
     write_file(file, safetensors.torch.save(state, metadata))
 
@@ -115,11 +119,12 @@ def _build(config: ModelConfig, state: dict[str, Tensor], file: Path) -> Model:
         with torch.device("cpu"):  # whatever the user's default device and type are
             model = Model(config).float()
         for name, layer in model.named_modules():
-            if isinstance(layer, exact.OnGrids) and f"{name}.{_NUMBERS}" in wide:
+            if isinstance(layer, exact.OnGrids | nn.Linear) and f"{name}.{_NUMBERS}" in wide:
                 numbers, exponents = wide.pop(f"{name}.{_NUMBERS}"), wide.pop(f"{name}.{_EXPONENTS}")
                 if f"{name}.weight" in wide:
                     raise ValueError(f"{name} has two weights")
-                wide[f"{name}.weight"] = layer.from_matrix(exact.unpack(numbers, exponents))
+                matrix = exact.unpack(numbers, exponents)
+                wide[f"{name}.weight"] = layer.from_matrix(matrix) if isinstance(layer, exact.OnGrids) else matrix
         model.load_state_dict(wide)
     except ModelError:
         raise
