@@ -85,6 +85,6 @@ def test_windows_invert_and_hide_padding(shift: bool) -> None:
 
 
 def test_impossible_agwint() -> None:
-    for wrong in ({"patch": 3}, {"head": 7}, {"reading": "none"}):
+    for wrong in ({"patch": 3}, {"head": 7}, {"reading": "none"}, {"patch": 2, "linear": True}):
         with pytest.raises(ModelError, match="AGWinT"):
             transforms.build(replace(AGWINT, **wrong), 32)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class AGWinT:
     """Local and aggregated-window attention (MCDH, arXiv 2309.10799; an interpretation, see the module).
 
     `pairs`: pairs of a local and an aggregated block in each stage; `reading`: global, pooled or shifted; `linear`:
-    with a linear 16x16 transform beside it.
+    with a linear 16x16 transform beside it (patch 4 alone).
     """
 
     patch: int = 2
@@ -273,6 +273,7 @@ _SMALL_MCDH = ModelConfig(
     latents=256,
     centroid=True,
     exact=True,
+    post_filters=48,
 )
 
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())

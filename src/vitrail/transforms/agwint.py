@@ -8,7 +8,7 @@ within windows, then a block that brings the whole feature map into every window
     pooled    a window's queries attend to its own tokens and to pooled tokens of the whole map
     shifted   none: windows shifted by half, the plain Swin block, which the paper compares with
 
-With `linear` set, a linear block transform stands beside it (`transforms.linear`), as in the light transforms.
+With `linear` set, a linear block transform stands beside it, as in the light transforms (`transforms.around`).
 
     x --patches--> stage --down 2--> stage --down 2--> stage --to 1/16, M channels--> y      synthesis mirrors it
 """
@@ -24,8 +24,8 @@ from vitrail import config
 from vitrail.errors import ModelError
 from vitrail.layers import FLOAT, mlp
 from vitrail.rate import QualityTable
-from vitrail.transforms.base import Transform
-from vitrail.transforms.linear import LinearPath, start_from_nothing
+from vitrail.transforms.around import AroundLinear
+from vitrail.transforms.linear import start_from_nothing
 from vitrail.windows import Windows, relations, relative_bias
 
 READINGS = ("global", "pooled", "shifted")
@@ -135,7 +135,7 @@ def _up(inputs: int, outputs: int, factor: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs * factor**2, 1), nn.PixelShuffle(factor))
 
 
-class AGWinT(Transform):
+class AGWinT(AroundLinear):
     """See the module's text; windows that a picture's border cuts are padded, and padding is never attended to."""
 
     def __init__(self, part: config.AGWinT, latents: int) -> None:
@@ -145,7 +145,8 @@ class AGWinT(Transform):
             raise ModelError(
                 f"AGWinT needs patch 2 or 4, widths that are multiples of the head's, and a reading of {READINGS}"
             )
-        self.linear = LinearPath(latents) if part.linear else None
+        if part.linear and part.patch != 4:
+            raise ModelError("AGWinT beside a linear path needs patch 4")
         first, *others = part.widths
         self.encoder = nn.ModuleList(
             [
@@ -161,29 +162,28 @@ class AGWinT(Transform):
             nn.ModuleList(_Stage(part, *sizes) for sizes in zip(widths, pairs, strict=True))
             for widths, pairs in ((part.widths, part.pairs), (part.widths[::-1], part.pairs[::-1]))
         )
+        self.linear = None
         if part.linear:
+            self.surround(latents, first, others[0])
             start_from_nothing(self.encoder[-1], self.decoder[-1])
 
     @staticmethod
     def _steps(widths: Sequence[int], step: Callable[[int, int, int], nn.Module]) -> list[nn.Module]:
         return [step(a, b, 2) for a, b in pairwise(widths)]
 
-    def analysis(self, x: Tensor, quality: Tensor) -> Tensor:
-        """See `Transform`."""
-        x = x - 0.5
-        y = _run(x, quality, self.encoder, self.encoder_stages)
-        return y if self.linear is None else self.linear.to_latent(x) + y * self.linear.spread
+    def down(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """See `AroundLinear`."""
+        return self.encoder_stages[index](self.encoder[index](x), quality)
 
-    def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        """See `Transform`."""
-        if self.linear is None:
-            return _run(y_hat, quality, self.decoder, self.decoder_stages) + 0.5
-        x = _run(y_hat / self.linear.spread, quality, self.decoder, self.decoder_stages)
-        return self.linear.to_picture(y_hat) + x + 0.5
+    def to_latent(self, x: Tensor) -> Tensor:
+        """See `AroundLinear`."""
+        return self.encoder[-1](x)
 
+    def up(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
+        """See `AroundLinear`."""
+        x = self.decoder[index](x)
+        return self.decoder_stages[index](x if beside is None else x + beside, quality)
 
-def _run(x: Tensor, quality: Tensor, steps: nn.ModuleList, stages: nn.ModuleList) -> Tensor:
-    """Alternate the changes of scale with the stages; there is one more of the former."""
-    for step, stage in zip(steps, stages, strict=False):
-        x = stage(step(x), quality)
-    return steps[-1](x)
+    def to_picture(self, x: Tensor) -> Tensor:
+        """See `AroundLinear`."""
+        return self.decoder[-1](x)
