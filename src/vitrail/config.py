@@ -273,7 +273,6 @@ _SMALL_MCDH = ModelConfig(
     latents=256,
     centroid=True,
     exact=True,
-    post_filters=48,
 )
 
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
