@@ -31,6 +31,7 @@ _WARM, _COLD = 0.4, 0.2
 _CHANCE = 0.3
 # Bits for each squared rounding step: what the rate bends, and all that a channel without effect on pixels has.
 _LEAST_CURVATURE = 10.0
+# In rounding steps: a step's slope holds no farther.
 _LONGEST = 0.3
 
 
