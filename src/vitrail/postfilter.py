@@ -55,13 +55,13 @@ class PostFilter(nn.Module):
         # Odd, or it would see some places of the synthesis's blocks alone.
         stride = math.isqrt(pixels // _LOOKED_AT) | 1
         x_hat = x_hat.clamp(0, 1)
-        seen = functional.unfold(_padded(x_hat), _SIDE, stride=stride)[0].T
-        responses = torch.tensordot(seen, self.taps, ([1], [2])) + self.levels  # (n, K, 3)
-        flat = responses.transpose(1, 2).flatten(0, 1)
-        error = (x - x_hat)[0, :, ::stride, ::stride].flatten(1).T.flatten()
+        filters = self.taps.view(-1, 3, _SIDE, _SIDE)
+        responses = functional.conv2d(_padded(x_hat), filters, self.levels.flatten(), stride)[0]
+        responses = responses.reshape(len(self.taps), -1)  # (K, 3 n)
+        error = (x - x_hat)[0, :, ::stride, ::stride].flatten()
         scale = pixels * 255**2 * multiplier * _step(multiplier) / len(error)
-        curve = (flat.T @ flat).cpu().double().numpy() * (scale * _step(multiplier))
-        slope = (flat.T @ error).cpu().double().numpy() * scale
+        curve = (responses @ responses.T).cpu().double().numpy() * (scale * _step(multiplier))
+        slope = (responses @ error).cpu().double().numpy() * scale
         return curve, slope
 
     def fit(self, curve: NDArray[np.float64], slope: NDArray[np.float64]) -> Integers:
