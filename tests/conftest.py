@@ -61,6 +61,8 @@ def _weights(chosen: config.ModelConfig, folder: Path, photo: Image.Image) -> Pa
     patches = pixels.unfold(1, 16, 16).unfold(2, 16, 16).permute(1, 2, 0, 3, 4).flatten(0, 1)
     model.fit(patches)
     wake(model)
+    model.prior.predicted[::3] = True
+    torch.nn.init.normal_(model.prior.log_widths)
     path = folder / f"{chosen.name}.safetensors"
     weights.save(model, path, {"training": "none"})
     return path

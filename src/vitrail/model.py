@@ -197,7 +197,7 @@ class Model(nn.Module):
             symbols = rounding(residual)
             parameters = self.context(symbols, features).float()
             usual = self.usual_scale(quality)
-        z_bits = self.prior.bits(self._noisy(z, z_hat))
+        z_bits = self.prior.bits(self._noisy(z, z_hat), z_hat)
         if self.training or torch.is_grad_enabled():
             y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
             unrounded = residual if rounding is round_through else None
@@ -270,7 +270,7 @@ class Model(nn.Module):
     ) -> Latents:
         h, w = -(-size[0] // STRIDE), -(-size[1] // STRIDE)
         a, b = -(-h // HYPER_STRIDE), -(-w // HYPER_STRIDE)
-        z = self.prior.code(coder, (a, b), None if latents is None else latents.z.reshape(-1)).reshape(-1, a, b)
+        z = self.prior.code(coder, (a, b), None if latents is None else latents.z)
         z_hat = torch.from_numpy(z).to(device).float().unsqueeze(0)
         features = None if latents is None else latents.features
         if features is None:
