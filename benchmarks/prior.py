@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitrail import weights
-from vitrail.distributions import activity, suggested
+from vitrail.prior import activity, suggested
 from vitrail.training.store import Store
 
 # Bits an element; a photograph's side; Adam's steps, its first rate, and the positions of a step.
@@ -34,7 +34,9 @@ found = []
 for index in range(0, len(data.sizes), 3):
     x = data.picture(index)[:SIDE, :SIDE].permute(2, 0, 1).unsqueeze(0).float() / 255
     found.append(torch.from_numpy(model.latents(x, int(random.integers(1, 101))).z).float())
-before, after = (torch.cat([each.flatten(1) for each in some], 1) for some in (found, [z - suggested(z) for z in found]))
+before, after = (
+    torch.cat([each.flatten(1) for each in some], 1) for some in (found, [z - suggested(z) for z in found])
+)
 for channel in range(len(before)):
     bits, less = entropy(before[channel]), entropy(after[channel])
     if bits - less > WORTH:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrail import config, distributions
+from vitrail import config, distributions, prior
 from vitrail.coding import Estimator, RangeDecoder, RangeEncoder, Tables
 from vitrail.coding.coders import LIMIT
 from vitrail.errors import FormatError
@@ -77,30 +77,30 @@ def test_hyper_latents_return_at_the_estimated_size(
 ) -> None:
     random = np.random.default_rng(largest)
     z = random.integers(-largest, largest + 1, (3, height, width), np.int32)
-    prior = distributions.Prior(3)
-    prior.predicted.copy_(torch.tensor(predicted))
-    torch.nn.init.normal_(prior.log_widths, std=0.3)
-    prior.freeze()
+    density = prior.Prior(3)
+    density.predicted.copy_(torch.tensor(predicted))
+    torch.nn.init.normal_(density.log_widths, std=0.3)
+    density.freeze()
     encoder, estimator = RangeEncoder(), Estimator()
-    assert np.array_equal(prior.code(encoder, (height, width), z), z)
-    prior.code(estimator, (height, width), z)
+    assert np.array_equal(density.code(encoder, (height, width), z), z)
+    density.code(estimator, (height, width), z)
     data = encoder.finish()
-    assert np.array_equal(prior.code(RangeDecoder(data), (height, width), None), z)
+    assert np.array_equal(density.code(RangeDecoder(data), (height, width), None), z)
     assert 8 * len(data) <= estimator.bits * 1.001 + 64
     if largest == 1:  # no table ends so near
         given = torch.from_numpy(z).float()[None]
-        assert prior.bits(given, given).sum().item() == pytest.approx(estimator.bits, rel=0.01)
+        assert density.bits(given, given).sum().item() == pytest.approx(estimator.bits, rel=0.01)
 
 
 def test_what_neighbours_suggest() -> None:
     z = torch.tensor([[[3, 5, 4], [2, 9, 9], [2, 7, 9]]])
-    assert distributions.suggested(z).tolist() == [[[0, 3, 5], [3, 4, 8], [2, 9, 7]]]
+    assert prior.suggested(z).tolist() == [[[0, 3, 5], [3, 4, 8], [2, 9, 7]]]
 
 
 def test_how_busy_neighbours_are() -> None:
     sums = torch.tensor([[3, 5, 4], [8, 9, 9], [20, 13, 9]])
     # Of one on a border twice: 6, 10; 6, 13, 13; 16, 29, 22; at the corner nothing is known.
-    assert distributions.activity(sums).tolist() == [[2, 0, 1], [0, 1, 1], [2, 2, 2]]
+    assert prior.activity(sums).tolist() == [[2, 0, 1], [0, 1, 1], [2, 2, 2]]
 
 
 def test_tables_are_whole_distributions() -> None:

@@ -33,6 +33,7 @@ from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
 from vitrail.postfilter import PostFilter
 from vitrail.precision import autocast
+from vitrail.prior import Prior
 from vitrail.straight import round_through
 
 STRIDE = 16
@@ -104,7 +105,7 @@ class Model(nn.Module):
             raise ModelError(f"the hyperprior's {self.hyperprior.features} features must hold a mean for {m} latents")
         self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
-        self.prior = distributions.Prior(self.hyperprior.channels)
+        self.prior = Prior(self.hyperprior.channels)
         self.post_filter = PostFilter(config.post_filters) if config.post_filters else None
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
