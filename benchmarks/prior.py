@@ -28,15 +28,15 @@ def entropy(values: Tensor) -> float:
 
 
 _, source, store, file = sys.argv
+torch.manual_seed(0)
 model, data = weights.load(source), Store(Path(store), torch.device("cpu"))
 prior, random = model.prior, np.random.default_rng(0)
 found = []
 for index in range(0, len(data.sizes), 3):
     x = data.picture(index)[:SIDE, :SIDE].permute(2, 0, 1).unsqueeze(0).float() / 255
     found.append(torch.from_numpy(model.latents(x, int(random.integers(1, 101))).z).float())
-before, after = (
-    torch.cat([each.flatten(1) for each in some], 1) for some in (found, [z - suggested(z) for z in found])
-)
+before = torch.cat([z.flatten(1) for z in found], 1)
+after = torch.cat([(z - suggested(z)).flatten(1) for z in found], 1)
 for channel in range(len(before)):
     bits, less = entropy(before[channel]), entropy(after[channel])
     if bits - less > WORTH:
