@@ -5,99 +5,82 @@ mend most of all crops' errors in decibels; then the tables of the numbers that 
 model changes. Minutes on two cores.
 """
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vitrail import weights
 from vitrail.distributions import TOTAL
 from vitrail.model import Model
-from vitrail.postfilter import RADIUS, REACH
+from vitrail.postfilter import REACH, READINGS, readings
+from vitrail.precision import autocast
 from vitrail.training.loop import stratified_qualities
 from vitrail.training.store import Store
 
-CROPS, SIDE = 500, 256
+CROPS, SIDE, STRIDE = 2000, 256, 3
 LARGER_CROPS, LARGER_SIDE = 80, 512
-BATCH = 5
-STEPS, RATE = 400, 0.01
+BATCH = 8
+# Of Adam, and the crops of a step.
+STEPS, RATE, PART = 400, 0.01, 300
 # Relative to a crop's error: what a direction must bring beyond, so that those of single crops are not learned.
 RIDGE = 0.003
 
 
-def readings() -> tuple[Tensor, Tensor]:
-    """Return what directions are made of, as taps (76, 75) and levels (76,).
-
-    These are sums and differences of opposite neighbours, less the centre (well-conditioned: pictures are mostly
-    smooth), the centre itself, and a constant.
-    """
-    side = 2 * RADIUS + 1
-    rows = []
-    for channel in range(3):
-        for at in range(side**2 // 2):
-            for sign in (1.0, -1.0):
-                taps = torch.zeros(3, side**2)
-                taps[channel, at], taps[channel, side**2 - 1 - at] = 1.0, sign
-                taps[channel, side**2 // 2] = -1.0 - sign
-                rows.append(taps.flatten())
-        rows.append(functional.one_hot(torch.tensor(channel * side**2 + side**2 // 2), 3 * side**2).float())
-    taps = torch.stack([*rows, torch.zeros(3 * side**2)])
-    levels = -0.5 * taps.sum(1)
-    levels[-1] = 1.0
-    return taps, levels
-
-
-def statistics(model: Model, data: Store, taps: Tensor, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each crop the products of the readings (76, 76), of these and the error (76, 3), and its square."""
+def statistics(model: Model, data: Store) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each crop the products of the readings (R, R), of these and the error (R, 3), and its square."""
     products, errors, squares = [], [], []
     for _ in range(CROPS // BATCH):
         qualities = stratified_qualities(BATCH, model.device)
         x = data.batch(BATCH, SIDE)
-        for one, quality in zip(x.split(1), qualities, strict=True):
-            x_hat = model(one, quality).x_hat.clamp(0, 1)
-            seen = functional.unfold(functional.pad(x_hat, (RADIUS,) * 4, mode="replicate"), 2 * RADIUS + 1, stride=2)
-            read = (seen[0].T @ taps.T + levels).double()
-            error = (one - x_hat)[0, :, ::2, ::2].flatten(1).T.double()
-            products.append(read.T @ read / len(read))
-            errors.append(read.T @ error / len(read))
-            squares.append(error.square().sum() / len(read))
+        with autocast(model.device):
+            x_hat = model(x, qualities).x_hat.float().clamp(0, 1)
+        for one, made, multiplier in zip(x.split(1), x_hat.split(1), model.lambdas(qualities).tolist(), strict=True):
+            read = torch.cat(list(readings(made, multiplier, STRIDE))).double()
+            error = (one - made)[0, :, ::STRIDE, ::STRIDE].flatten(1).double()
+            products.append(read @ read.T / read.shape[1])
+            errors.append(read @ error.T / read.shape[1])
+            squares.append(error.square().sum() / read.shape[1])
     return torch.stack(products), torch.stack(errors), torch.stack(squares)
 
 
 def directions(count: int, products: Tensor, errors: Tensor, squares: Tensor) -> Tensor:
-    """Return directions (count, 76, 3) of unit response over all crops."""
+    """Return directions (count, 3, R) of unit response over all crops."""
     usual = products.mean(0)
-    kept = squares > 1e-6  # flat crops have no error to mend
+    kept = squares > 3e-6  # flat crops have no error to mend
     weight = (1 / squares[kept])[:, None, None]
     products, errors = products[kept] * weight, errors[kept] * weight
     # In coordinates in which the readings of the usual crop, each of like weight, are independent.
     strength = products.diagonal(dim1=1, dim2=2).mean(1)
     common = (products * (strength.median() / strength)[:, None, None]).mean(0)
-    common += 1e-6 * common.diagonal().mean() * torch.eye(len(common))
-    inverse = torch.linalg.inv(torch.linalg.cholesky(common))
+    size = common.diagonal().sqrt()
+    common = common / size / size[:, None] + 1e-6 * torch.eye(READINGS)
+    inverse = torch.linalg.inv(torch.linalg.cholesky(common)) / size
     products, errors = (inverse @ products @ inverse.T).float(), (inverse @ errors).float()
-    alone = torch.linalg.solve(products + 0.3 * torch.eye(len(common)), errors)
-    basis = torch.linalg.svd(alone.flatten(1), full_matrices=False)[2][:count].reshape(count, *alone.shape[1:])
+    alone = torch.linalg.solve(products + 0.3 * torch.eye(READINGS), errors)
+    basis = torch.linalg.svd(alone.mT.flatten(1), full_matrices=False)[2][:count].reshape(count, 3, READINGS)
     basis = basis.clone().requires_grad_()
     optimizer = torch.optim.Adam([basis])
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        part = torch.randperm(len(products))[:PART]
         unit = basis / basis.flatten(1).norm(dim=1)[:, None, None]
-        curve = torch.einsum("iknc,lnc->ikl", torch.einsum("knc,inm->ikmc", unit, products), unit)
-        slope = torch.einsum("knc,inc->ik", unit, errors)
+        response = (unit.flatten(0, 1) @ products[part]).view(-1, count, 3 * READINGS)
+        curve = response @ unit.flatten(1).T
+        slope = (errors[part].mT.flatten(1) @ unit.flatten(1).T).unsqueeze(2)
         found = torch.linalg.solve(curve + RIDGE * torch.eye(count), slope)
-        mended = (2 * slope * found).sum(1) - torch.einsum("ik,ikl,il->i", found, curve, found)
-        loss = (1 - mended).log().mean()
+        mended = (2 * slope - curve @ found).mT @ found
+        loss = (1 - mended).clamp(min=1e-3).log().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"{count} directions mend {-10 / torch.log(torch.tensor(10.0)) * loss.item():.3f} dB of the crops' errors")
-    basis = (inverse.T @ basis.detach().double()).float()
-    response = torch.einsum("knc,nm,kmc->k", basis, usual.float(), basis) / 3
-    return basis / response.sqrt()[:, None, None]
+        if step % 100 == 99:
+            print(f"{count} directions mend {-10 / math.log(10) * loss.item():.3f} dB of the crops' errors", flush=True)
+    basis = basis.detach().double() @ inverse
+    return (basis / torch.einsum("kcn,nm,kcm->k", basis, usual, basis).div(3).sqrt()[:, None, None]).float()
 
 
 def tables(model: Model, data: Store) -> None:
@@ -127,16 +110,15 @@ def main(given: str, store: str, file: str, count: str = "48") -> None:
     torch.manual_seed(0)
     loaded = weights.load(given)
     model = Model(replace(loaded.config, post_filters=int(count)))
-    model.load_state_dict(loaded.state_dict(), strict=False)
+    model.load_state_dict(
+        {k: v for k, v in loaded.state_dict().items() if not k.startswith("post_filter.")}, strict=False
+    )
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert model.post_filter is not None
     data = Store(Path(store), torch.device("cpu"))
-    taps, levels = readings()
     with torch.no_grad():
-        seen = statistics(model, data, taps, levels)
-    basis = directions(int(count), *seen)
-    model.post_filter.taps.copy_(torch.einsum("knc,nt->kct", basis, taps))
-    model.post_filter.levels.copy_(torch.einsum("knc,n->kc", basis, levels))
+        seen = statistics(model.in_floats().eval(), data)
+    model.post_filter.taps.copy_(directions(int(count), *seen))
     with torch.no_grad():
         tables(model, data)
     weights.save(model, Path(file), {**weights.notes(given), "post-filter": "fitted afterwards"})

@@ -17,16 +17,23 @@ from vitrail.distributions import TOTAL
 from vitrail.model import Model
 from vitrail.postfilter import REACH, PostFilter
 
-DIRECTIONS = 4
+DIRECTIONS = 5
+
+
+def _reading(row: int, column: int) -> int:
+    """Return the first of the readings of a neighbour."""
+    place = row * 5 + column
+    return 4 + 6 * (place - (place > 12))
 
 
 def fitted() -> PostFilter:
-    """Return a filter that can move each colour plane sideways, and lighten all of them."""
+    """Return a filter that can move each colour plane sideways, lighten all of them, and smooth small differences."""
     built = PostFilter(DIRECTIONS)
     for plane in range(3):
-        taps = built.taps[plane, plane].view(3, 5, 5)[plane]
-        taps[2, 1], taps[2, 3] = -20.0, 20.0
-    built.levels[3] = 1.0
+        built.taps[plane, plane, _reading(2, 1) + plane], built.taps[plane, plane, _reading(2, 3) + plane] = -20.0, 20.0
+    built.taps[3, :, 3] = 1.0
+    for plane in range(3):
+        built.taps[4, plane, 7 + plane :: 6] = 20.0
     masses = torch.exp(-torch.arange(-REACH, REACH + 1).abs() / 6)
     built.table_rows[:, :-1] = (masses / masses.sum() * TOTAL).round().clamp(min=1).int()
     built.table_rows[:, -1] = 1
@@ -66,13 +73,26 @@ def test_it_mends_what_directions_can(models: tuple[Model, Model], photo: Image.
 
 def test_a_moved_plane_and_a_lighter_picture_are_found(photo: Image.Image) -> None:
     clean = torch.from_numpy(np.array(photo.resize((192, 128)))).permute(2, 0, 1)[None].float() / 255
-    numbers = np.array([20, 0, -12, 8], np.int32)
+    numbers = np.array([20, 0, -12, 8, 5], np.int32)
     own, multiplier = fitted(), 0.01
     wanted = own(clean, numbers, multiplier)
     found = own.fit(*own.loss(wanted, clean, multiplier))
     assert np.abs(found - numbers).max() <= 1  # smaller ones take fewer bits
     assert found[1] == 0
     assert not own.fit(*own.loss(clean, clean, multiplier)).any()
+
+
+def test_clipped_differences_leave_edges_and_mend_noise() -> None:
+    multiplier, numbers = 0.01, np.array([0, 0, 0, 0, 5], np.int32)
+    edge = torch.full((1, 3, 16, 16), 0.2)
+    edge[..., 8:] = 0.8
+    noisy = edge + 0.01 * torch.randn(edge.shape, generator=torch.Generator().manual_seed(0))
+    mended = fitted()(noisy, numbers, multiplier)
+    flat = torch.ones(16, dtype=torch.bool)
+    flat[6:10] = False
+    assert (mended - edge)[..., flat].square().mean() < 0.5 * (noisy - edge)[..., flat].square().mean()
+    moved = (fitted()(edge, numbers, multiplier) - edge).abs().max()
+    assert 0 < moved < 0.05  # as much at an edge of any height
 
 
 def test_without_directions_files_are_as_without_a_filter(

@@ -1,12 +1,15 @@
-"""A picture's own linear filter behind the synthesis: what of its error a 5 x 5 Wiener filter can mend.
+"""A picture's own filter behind the synthesis: what of its error 5 x 5 neighbours can mend.
 
 One synthesis serves all pictures, and leaves what is particular to one: its sharpness, a shift between its colour
 planes, its white. VVC's adaptive loop filter mends such things by coefficients in the file. Here the filter is a sum of
-directions that travel with the weights, each times a whole number that the file holds: a few bytes. It works on
-decoded samples alone, so no table index follows from it.
+directions that travel with the weights, each times a whole number that the file holds: a few bytes. As in VVC it reads
+neighbours' differences twice, as they are and clipped, so that it treats edges otherwise than what lies between them.
+It works on decoded samples alone, so no table index follows from it.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,7 +21,10 @@ from vitrail.coding import SymbolCoder
 from vitrail.distributions import TOTAL, Integers, row_tables
 
 RADIUS = 2
-_SIDE = 2 * RADIUS + 1
+# A sample of each plane and a constant; of each neighbour three differences, and these clipped.
+READINGS = 4 + 6 * ((2 * RADIUS + 1) ** 2 - 1)
+# Where differences are clipped, in units of `_unit`.
+_CLIP = 0.8
 REACH = 64
 # Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
 _LOOKED_AT = 1 << 15
@@ -28,23 +34,26 @@ _PASSES = 4
 
 
 class PostFilter(nn.Module):
-    """Directions of filters, `taps` (K, 3, 75) from (channel, row, column) and `levels` (K, 3): zero until fitted."""
+    """Directions of filters, `taps` (K, 3, READINGS) from readings to planes: zero until fitted."""
 
     def __init__(self, directions: int) -> None:
         super().__init__()
-        self.register_buffer("taps", torch.zeros(directions, 3, 3 * _SIDE**2))
-        self.register_buffer("levels", torch.zeros(directions, 3))
+        self.register_buffer("taps", torch.zeros(directions, 3, READINGS))
         self.register_buffer("table_rows", torch.full((directions, 2 * REACH + 2), TOTAL // (2 * REACH + 2)).int())
         self.taps: Tensor
-        self.levels: Tensor
         self.table_rows: Tensor
 
     def forward(self, x_hat: Tensor, numbers: Integers, multiplier: float) -> Tensor:
         """Filter x_hat (1, 3, H, W), about 0..1, by numbers (K,), at a Lagrangian multiplier (see `rate`)."""
         factors = torch.from_numpy(numbers.clip(-REACH, REACH)).to(x_hat.device) * _step(multiplier)
-        x_hat = x_hat.clamp(0, 1)
-        weight, bias = (torch.tensordot(factors, each, 1) for each in (self.taps, self.levels))
-        return x_hat + functional.conv2d(_padded(x_hat), weight.view(3, 3, _SIDE, _SIDE), bias)
+        x_hat = x_hat.float().clamp(0, 1)
+        filtered, start = x_hat[0].flatten(1).clone(), 0
+        with torch.autocast(x_hat.device.type, enabled=False):
+            weight = torch.tensordot(factors, self.taps, 1)
+            for reading in readings(x_hat, multiplier):
+                filtered.addmm_(weight[:, start : start + len(reading)], reading)
+                start += len(reading)
+        return filtered.view_as(x_hat)
 
     def loss(self, x: Tensor, x_hat: Tensor, multiplier: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return curve (K, K) and slope (K,): numbers n change the loss of x (1, 3, H, W) by n' curve n - 2 slope n.
@@ -55,9 +64,8 @@ class PostFilter(nn.Module):
         # Odd, or it would see some places of the synthesis's blocks alone.
         stride = math.isqrt(pixels // _LOOKED_AT) | 1
         x_hat = x_hat.clamp(0, 1)
-        filters = self.taps.view(-1, 3, _SIDE, _SIDE)
-        responses = functional.conv2d(_padded(x_hat), filters, self.levels.flatten(), stride)[0]
-        responses = responses.reshape(len(self.taps), -1)  # (K, 3 n)
+        read = torch.cat(list(readings(x_hat, multiplier, stride)))
+        responses = (self.taps.flatten(0, 1) @ read).view(len(self.taps), -1)  # (K, 3 n)
         error = (x - x_hat)[0, :, ::stride, ::stride].flatten()
         scale = pixels * 255**2 * multiplier * _step(multiplier) / len(error)
         curve = (responses @ responses.T).cpu().double().numpy() * (scale * _step(multiplier))
@@ -88,9 +96,29 @@ class PostFilter(nn.Module):
         return coder.grouped(tables, np.arange(len(self.table_rows), dtype=np.int32), numbers)
 
 
+def readings(x_hat: Tensor, multiplier: float, stride: int = 1) -> Iterator[Tensor]:
+    """Yield what filters read of every pixel of x_hat (1, 3, H, W), or of one in stride x stride: (…, n) by turns.
+
+    Samples less 0.5; ones; then for each neighbour its three differences from the pixel, and these clipped.
+    """
+    height, width = x_hat.shape[2:]
+    padded = functional.pad(x_hat, (RADIUS,) * 4, mode="replicate")[0]
+    centre = x_hat[0, :, ::stride, ::stride]
+    yield centre.flatten(1) - 0.5
+    yield torch.ones_like(centre[:1]).flatten(1)
+    limit = _CLIP * _unit(multiplier)
+    for place in product(range(2 * RADIUS + 1), repeat=2):
+        if place != (RADIUS, RADIUS):
+            rows, columns = (slice(at, at + side, stride) for at, side in zip(place, (height, width), strict=True))
+            difference = (padded[:, rows, columns] - centre).flatten(1)
+            yield difference
+            yield difference.clamp(-limit, limit)
+
+
+def _unit(multiplier: float) -> float:
+    """Return the error of a sample that costs, squared, as much as one bit."""
+    return 1 / (255 * multiplier**0.5)
+
+
 def _step(multiplier: float) -> float:
-    return _STEP / (255 * multiplier**0.5)
-
-
-def _padded(x: Tensor) -> Tensor:
-    return functional.pad(x, (RADIUS,) * 4, mode="replicate")
+    return _STEP * _unit(multiplier)

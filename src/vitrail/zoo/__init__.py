@@ -22,10 +22,13 @@ _RETIRED = {
     "d2c17cc9": "econtextformer-s of 26 November 2026, which commit 9cc091a of the repository reads",
     "f21435c3": "econtextformer-s of 26 November 2026, which commit 7dca3ce of the repository reads",
     "832e4585": "econtextformer-s of 27 November 2026, which commit 17d4956 of the repository reads",
+    "4edbc88c": "econtextformer-s of 27 November 2026, which commit d9bfb12 of the repository reads",
     "64d0f7ee": "econtextformer-m of 26 November 2026, which commit 7dca3ce of the repository reads",
     "c3682ad3": "econtextformer-m of 27 November 2026, which commit 17d4956 of the repository reads",
+    "14d43517": "econtextformer-m of 27 November 2026, which commit d9bfb12 of the repository reads",
     "24a17d6b": "econtextformer-m of 26 November 2026, which commit 80a60d5 of the repository reads",
     "f897c491": "mcdh-s of 27 November 2026, which commit 17d4956 of the repository reads",
+    "5c4263fe": "mcdh-s of 27 November 2026, which commit d9bfb12 of the repository reads",
     "572e77d5": "mcdh-s of 26 November 2026, which commit 728c4e4 of the repository reads",
     "c7dcfedc": "mcdh-s of 26 November 2026, which commit 0e225fc of the repository reads",
 }
