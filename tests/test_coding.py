@@ -211,6 +211,14 @@ def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
     assert older.bits == pytest.approx(renewed.bits, rel=0.01)
 
 
+def test_narrowest_tables_are_of_what_is_narrower_too() -> None:
+    narrowest, next_to_it = (distributions.build(config.Gaussian()).tables().row(at) for at in (8, 40))
+    widest_of_both = distributions.frozen_tables(((1.0, 0.7),))[0][8 * 9 : 8 * 9 + 9].numpy()
+    zero, one = 3, 4  # of -3 .. 4, and a mean of 1/4
+    assert narrowest[one] < widest_of_both[one] < next_to_it[one]
+    assert narrowest[zero] + 9 >= distributions.TOTAL
+
+
 def test_a_mixture_can_have_the_peaked_shape() -> None:
     values = torch.randint(-9, 9, (2, 50)).float()
     mean, usual = torch.randn(2, 1, 50), 1 + torch.rand(2, 50) * 4
