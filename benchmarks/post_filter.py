@@ -39,7 +39,7 @@ def statistics(model: Model, data: Store) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(model.device):
             x_hat = model(x, qualities).x_hat.float().clamp(0, 1)
         for one, made, multiplier in zip(x.split(1), x_hat.split(1), model.lambdas(qualities).tolist(), strict=True):
-            read = torch.cat(list(readings(made, multiplier, STRIDE))).double()
+            read = readings(made, multiplier, STRIDE).double()
             error = (one - made)[0, :, ::STRIDE, ::STRIDE].flatten(1).double()
             products.append(read @ read.T / read.shape[1])
             errors.append(read @ error.T / read.shape[1])

@@ -28,6 +28,8 @@ _CLIP = 0.8
 REACH = 64
 # Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
 _LOOKED_AT = 1 << 15
+# Pixels that are filtered at once: their readings stay in a processor's cache.
+_STRIP = 1 << 17
 # Directions have unit response, so a wrong number costs a Kodak picture about 6 bits: finer ones would not pay.
 _STEP = 1 / 256
 _PASSES = 4
@@ -46,14 +48,13 @@ class PostFilter(nn.Module):
     def forward(self, x_hat: Tensor, numbers: Integers, multiplier: float) -> Tensor:
         """Filter x_hat (1, 3, H, W), about 0..1, by numbers (K,), at a Lagrangian multiplier (see `rate`)."""
         factors = torch.from_numpy(numbers.clip(-REACH, REACH)).to(x_hat.device) * _step(multiplier)
-        x_hat = x_hat.float().clamp(0, 1)
-        filtered, start = x_hat[0].flatten(1).clone(), 0
+        padded = _padded(x_hat.float().clamp(0, 1))
+        rows = -(-_STRIP // x_hat.shape[3])
         with torch.autocast(x_hat.device.type, enabled=False):
             weight = torch.tensordot(factors, self.taps, 1)
-            for reading in readings(x_hat, multiplier):
-                filtered.addmm_(weight[:, start : start + len(reading)], reading)
-                start += len(reading)
-        return filtered.view_as(x_hat)
+            tops = range(0, x_hat.shape[2], rows)
+            strips = [_weighed(padded[:, :, top : top + rows + 2 * RADIUS], weight, multiplier) for top in tops]
+        return torch.cat(strips, 2)
 
     def loss(self, x: Tensor, x_hat: Tensor, multiplier: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return curve (K, K) and slope (K,): numbers n change the loss of x (1, 3, H, W) by n' curve n - 2 slope n.
@@ -64,7 +65,7 @@ class PostFilter(nn.Module):
         # Odd, or it would see some places of the synthesis's blocks alone.
         stride = math.isqrt(pixels // _LOOKED_AT) | 1
         x_hat = x_hat.clamp(0, 1)
-        read = torch.cat(list(readings(x_hat, multiplier, stride)))
+        read = readings(x_hat, multiplier, stride)
         responses = (self.taps.flatten(0, 1) @ read).view(len(self.taps), -1)  # (K, 3 n)
         error = (x - x_hat)[0, :, ::stride, ::stride].flatten()
         scale = pixels * 255**2 * multiplier * _step(multiplier) / len(error)
@@ -96,23 +97,44 @@ class PostFilter(nn.Module):
         return coder.grouped(tables, np.arange(len(self.table_rows), dtype=np.int32), numbers)
 
 
-def readings(x_hat: Tensor, multiplier: float, stride: int = 1) -> Iterator[Tensor]:
-    """Yield what filters read of every pixel of x_hat (1, 3, H, W), or of one in stride x stride: (…, n) by turns.
+def readings(x_hat: Tensor, multiplier: float, stride: int = 1) -> Tensor:
+    """Return what filters read of every pixel of x_hat (1, 3, H, W), or of one in stride x stride: (READINGS, n)."""
+    return torch.cat(list(_readings(_padded(x_hat), multiplier, stride)))
+
+
+def _padded(x_hat: Tensor) -> Tensor:
+    return functional.pad(x_hat, (RADIUS,) * 4, mode="replicate")
+
+
+def _readings(padded: Tensor, multiplier: float, stride: int = 1) -> Iterator[Tensor]:
+    """Yield the readings of the pixels that `padded` (1, 3, …) reaches RADIUS beyond, some at a time: (…, n).
 
     Samples less 0.5; ones; then for each neighbour its three differences from the pixel, and these clipped.
     """
-    height, width = x_hat.shape[2:]
-    padded = functional.pad(x_hat, (RADIUS,) * 4, mode="replicate")[0]
-    centre = x_hat[0, :, ::stride, ::stride]
+    height, width = (side - 2 * RADIUS for side in padded.shape[2:])
+    limit = _CLIP * _unit(multiplier)
+
+    def moved(top: int, left: int) -> Tensor:
+        return padded[0, :, top : top + height : stride, left : left + width : stride]
+
+    centre = moved(RADIUS, RADIUS)
     yield centre.flatten(1) - 0.5
     yield torch.ones_like(centre[:1]).flatten(1)
-    limit = _CLIP * _unit(multiplier)
     for place in product(range(2 * RADIUS + 1), repeat=2):
         if place != (RADIUS, RADIUS):
-            rows, columns = (slice(at, at + side, stride) for at, side in zip(place, (height, width), strict=True))
-            difference = (padded[:, rows, columns] - centre).flatten(1)
+            difference = (moved(*place) - centre).flatten(1)
             yield difference
             yield difference.clamp(-limit, limit)
+
+
+def _weighed(padded: Tensor, weight: Tensor, multiplier: float) -> Tensor:
+    """Return the pixels (1, 3, H, W) that `padded` reaches RADIUS beyond, and readings by weight (3, READINGS)."""
+    pixels = padded[:, :, RADIUS:-RADIUS, RADIUS:-RADIUS]
+    total, start = pixels[0].flatten(1).clone(), 0
+    for reading in _readings(padded, multiplier):
+        total.addmm_(weight[:, start : start + len(reading)], reading)
+        start += len(reading)
+    return total.view_as(pixels)
 
 
 def _unit(multiplier: float) -> float:
