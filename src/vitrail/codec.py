@@ -37,7 +37,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Run on one thread: a walk's many small operations starve when threads wait for a busy core at each of them."""
+    """Run on one thread: many small operations starve when threads wait for a busy core at each of them."""
     with _LOCK:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -142,8 +142,11 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
 
 def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> Pixels:
     """Return the pixels (H, W, 3) uint8 that the latents stand for."""
-    x_hat = model.reconstruct(latents, size, quality)[0]
-    return (x_hat * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+    x_hat = model.reconstruct(latents._replace(filter=None), size, quality)
+    if latents.filter is not None:
+        with _one_thread():
+            x_hat = model.filtered(x_hat, latents.filter, quality)
+    return (x_hat[0] * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def checksum(latents: Latents) -> int:

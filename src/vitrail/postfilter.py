@@ -132,7 +132,7 @@ def _weighed(padded: Tensor, weight: Tensor, multiplier: float) -> Tensor:
     pixels = padded[:, :, RADIUS:-RADIUS, RADIUS:-RADIUS]
     total, start = pixels[0].flatten(1).clone(), 0
     for reading in _readings(padded, multiplier):
-        total.addmm_(weight[:, start : start + len(reading)], reading)
+        total = torch.addmm(total, weight[:, start : start + len(reading)], reading)
         start += len(reading)
     return total.view_as(pixels)
 
