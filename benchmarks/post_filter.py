@@ -21,6 +21,7 @@ from vitrail.precision import autocast
 from vitrail.training.loop import stratified_qualities
 from vitrail.training.store import Store
 
+# One pixel in STRIDE x STRIDE is looked at.
 CROPS, SIDE, STRIDE = 2000, 256, 3
 LARGER_CROPS, LARGER_SIDE = 80, 512
 BATCH = 8

@@ -143,9 +143,8 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
 def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> Pixels:
     """Return the pixels (H, W, 3) uint8 that the latents stand for."""
     x_hat = model.reconstruct(latents._replace(filter=None), size, quality)
-    if latents.filter is not None:
-        with _one_thread():
-            x_hat = model.filtered(x_hat, latents.filter, quality)
+    with _one_thread():
+        x_hat = model.filtered(x_hat, latents.filter, quality)
     return (x_hat[0] * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 

@@ -93,10 +93,10 @@ def frozen_tables(shape: Shape = GAUSSIAN) -> tuple[Tensor, Tensor]:
     then that of the escape, and sums to about TOTAL.
     """
     masses, reaches = [], []
-    for level in _levels(shape):
-        rows = (mass(*level) * TOTAL).round().clamp(min=1)
+    for symbols, means, sigma, own in _levels(shape):
+        rows = (mass(symbols, means, sigma, own) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
-        reaches += [-int(level[0][0])] * len(level[1])
+        reaches += [-int(symbols[0])] * len(means)
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
 
 
@@ -120,8 +120,8 @@ def frozen_offsets(shape: Shape = GAUSSIAN) -> Tensor:
     The escape has the offset of the last symbol.
     """
     rows = []
-    for level in _levels(shape):
-        offsets = (centroids(*level) - level[0]) * OFFSET_UNITS
+    for symbols, means, sigma, own in _levels(shape):
+        offsets = (centroids(symbols, means, sigma, own) - symbols) * OFFSET_UNITS
         rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
 

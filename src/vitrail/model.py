@@ -349,11 +349,13 @@ class Model(nn.Module):
         """Return the picture (1, 3, H, W), float, of decoded latents."""
         y_hat = self.dequantise(latents, quality)
         x_hat = self.synthesise(y_hat, _quality(quality, y_hat))[:, :, : size[0], : size[1]]
-        return x_hat if latents.filter is None else self.filtered(x_hat, latents.filter, quality)
+        return self.filtered(x_hat, latents.filter, quality)
 
-    def filtered(self, x_hat: Tensor, numbers: Integers, quality: int) -> Tensor:
-        """Return a picture (1, 3, H, W) behind a filter of these numbers (K,), if the config has filters."""
-        return x_hat if self.post_filter is None else self.post_filter(x_hat, numbers, self.multiplier(quality))
+    def filtered(self, x_hat: Tensor, numbers: Integers | None, quality: int) -> Tensor:
+        """Return a picture (1, 3, H, W) behind a filter of numbers (K,), if it has any and the config filters."""
+        if self.post_filter is None or numbers is None:
+            return x_hat
+        return self.post_filter(x_hat, numbers, self.multiplier(quality))
 
     @torch.no_grad()
     def with_filter(self, x: Tensor, latents: Latents, quality: int) -> Latents:

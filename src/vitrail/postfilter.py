@@ -20,9 +20,9 @@ from torch.nn import functional
 from vitrail.coding import SymbolCoder
 from vitrail.distributions import TOTAL, Integers, row_tables
 
-RADIUS = 2
+_RADIUS = 2
 # A sample of each plane and a constant; of each neighbour three differences, and these clipped.
-READINGS = 4 + 6 * ((2 * RADIUS + 1) ** 2 - 1)
+READINGS = 4 + 6 * ((2 * _RADIUS + 1) ** 2 - 1)
 # Where differences are clipped, in units of `_unit`.
 _CLIP = 0.8
 REACH = 64
@@ -53,7 +53,7 @@ class PostFilter(nn.Module):
         with torch.autocast(x_hat.device.type, enabled=False):
             weight = torch.tensordot(factors, self.taps, 1)
             tops = range(0, x_hat.shape[2], rows)
-            strips = [_weighed(padded[:, :, top : top + rows + 2 * RADIUS], weight, multiplier) for top in tops]
+            strips = [_weighed(padded[:, :, top : top + rows + 2 * _RADIUS], weight, multiplier) for top in tops]
         return torch.cat(strips, 2)
 
     def loss(self, x: Tensor, x_hat: Tensor, multiplier: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -65,8 +65,7 @@ class PostFilter(nn.Module):
         # Odd, or it would see some places of the synthesis's blocks alone.
         stride = math.isqrt(pixels // _LOOKED_AT) | 1
         x_hat = x_hat.clamp(0, 1)
-        read = readings(x_hat, multiplier, stride)
-        responses = (self.taps.flatten(0, 1) @ read).view(len(self.taps), -1)  # (K, 3 n)
+        responses = (self.taps.flatten(0, 1) @ readings(x_hat, multiplier, stride)).view(len(self.taps), -1)  # (K, 3 n)
         error = (x - x_hat)[0, :, ::stride, ::stride].flatten()
         scale = pixels * 255**2 * multiplier * _step(multiplier) / len(error)
         curve = (responses @ responses.T).cpu().double().numpy() * (scale * _step(multiplier))
@@ -103,34 +102,34 @@ def readings(x_hat: Tensor, multiplier: float, stride: int = 1) -> Tensor:
 
 
 def _padded(x_hat: Tensor) -> Tensor:
-    return functional.pad(x_hat, (RADIUS,) * 4, mode="replicate")
+    return functional.pad(x_hat, (_RADIUS,) * 4, mode="replicate")
 
 
 def _readings(padded: Tensor, multiplier: float, stride: int = 1) -> Iterator[Tensor]:
-    """Yield the readings of the pixels that `padded` (1, 3, …) reaches RADIUS beyond, some at a time: (…, n).
+    """Yield the readings of the pixels that `padded` (1, 3, …) reaches _RADIUS beyond, some at a time: (…, n).
 
     Samples less 0.5; ones; then for each neighbour its three differences from the pixel, and these clipped.
     """
-    height, width = (side - 2 * RADIUS for side in padded.shape[2:])
+    height, width = (side - 2 * _RADIUS for side in padded.shape[2:])
     limit = _CLIP * _unit(multiplier)
 
     def moved(top: int, left: int) -> Tensor:
         return padded[0, :, top : top + height : stride, left : left + width : stride]
 
-    centre = moved(RADIUS, RADIUS)
+    centre = moved(_RADIUS, _RADIUS)
     yield centre.flatten(1) - 0.5
     yield torch.ones_like(centre[:1]).flatten(1)
-    for place in product(range(2 * RADIUS + 1), repeat=2):
-        if place != (RADIUS, RADIUS):
+    for place in product(range(2 * _RADIUS + 1), repeat=2):
+        if place != (_RADIUS, _RADIUS):
             difference = (moved(*place) - centre).flatten(1)
             yield difference
             yield difference.clamp(-limit, limit)
 
 
 def _weighed(padded: Tensor, weight: Tensor, multiplier: float) -> Tensor:
-    """Return the pixels (1, 3, H, W) that `padded` reaches RADIUS beyond, and readings by weight (3, READINGS)."""
-    pixels = padded[:, :, RADIUS:-RADIUS, RADIUS:-RADIUS]
-    total, start = pixels[0].flatten(1).clone(), 0
+    """Return the pixels (1, 3, H, W) that `padded` reaches _RADIUS beyond, and readings by weight (3, READINGS)."""
+    pixels = padded[:, :, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
+    total, start = pixels[0].flatten(1), 0
     for reading in _readings(padded, multiplier):
         total = torch.addmm(total, weight[:, start : start + len(reading)], reading)
         start += len(reading)

@@ -129,9 +129,7 @@ class _Tile:
         height, width = self.x.shape[2:]
         output = self.model.estimate(self.y, self.z, self.quality, rounding)
         bpp = (output.y_bits.sum() + output.z_bits.sum()) / (height * width)
-        x_hat = output.x_hat[:, :, :height, :width]
-        if self.own_filter is not None:
-            x_hat = self.model.filtered(x_hat, self.own_filter, int(self.quality))
+        x_hat = self.model.filtered(output.x_hat[:, :, :height, :width], self.own_filter, int(self.quality))
         return bpp + self.weight * (x_hat - self.x).square().mean()
 
     @property
