@@ -1,10 +1,11 @@
-"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORES VALID OUT MINUTES HIGHEST START`.
+"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORES VALID OUT MINUTES HIGHEST START DRAWN`.
 
 Made for a machine that is lent for minutes (docs/training.md, "On a GPU"). STORES is a folder of stores, each moved
 there when it is whole; the last by name is read, also when it comes later. The weights START, a model's name or a file,
 are trained at HIGHEST times the usual learning rates until MINUTES after the start, by the clock on the wall; then they
-are saved and validated. While a child of the program compiles the step, which takes a minute or more, the parent trains
-as it can; then it hands over. Several programs at once need MPS, or they take turns.
+are saved and validated. DRAWN is the share of crops that are no photographs. While a child of the program compiles the
+step, which takes a minute or more, the parent trains as it can; then it hands over. Several programs at once need MPS,
+or they take turns.
 """
 
 import subprocess
@@ -25,10 +26,10 @@ from vitrail.precision import fast_bf16
 from vitrail.training import generated, loop, validation
 from vitrail.training.store import Store
 
-_DRAWN = 64
+_DRAWINGS = 64
 _LOOK_STEPS = 25
 
-name, stores, valid, out, minutes, highest, start, *child = sys.argv[1:]
+name, stores, valid, out, minutes, highest, start, share, *child = sys.argv[1:]
 settings = loop.Settings(
     float(minutes),
     batch=32,
@@ -38,7 +39,7 @@ settings = loop.Settings(
     average=0.9985,
     save_minutes=1.0,
     valid_minutes=2.0,
-    generated=0.03,
+    generated=float(share),
     compile=bool(child),
 )
 began = float(child[0]) if child else time.time()
@@ -86,8 +87,8 @@ logger = TensorBoardLogger(out, name="log", version=str(settings.compile))
 fabric = Fabric(devices=1, precision="bf16-mixed" if fast_bf16() else "32-true", loggers=logger)
 fabric.launch()
 # Drawn once: to draw and copy them at every step would hold up the GPU.
-drawn = generated.crops(np.random.default_rng(0), _DRAWN, settings.crop).to(fabric.device)
-generated.crops = lambda random, count, side: drawn[random.integers(_DRAWN, size=count)]
+drawn = generated.crops(np.random.default_rng(0), _DRAWINGS, settings.crop).to(fabric.device)
+generated.crops = lambda random, count, side: drawn[random.integers(_DRAWINGS, size=count)]
 model = Model(replace(named(name), exact=False))
 model.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 loop.begin_with(model, start)

@@ -19,7 +19,7 @@ TINY = config.ModelConfig(
     "tiny",
     config.LightTransform((16, 16, 16), (1, 1, 1)),
     config.LightHyperprior(16, 48),
-    config.EContextformer(width=16, layers=2, heads=2, mlp=2, window=4, norm="l1", activation="relu", hidden=(32,)),
+    config.EContextformer(width=16, layers=2, heads=2, mlp=2, window=4, norm="l1", activation="leaky", hidden=(32,)),
     latents=32,
     centroid=True,
 )

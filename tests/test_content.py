@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import vitrail
 from vitrail import zoo
+from vitrail.layers import ResidualBlock
 
 WIDTH, HEIGHT = 192, 128
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -72,3 +74,17 @@ def test_rate_and_error_stay_sane(name: str, draw: Callable[[], Image.Image]) ->
     assert sizes[-1] < pixels.size / 3  # photographs take a twelfth
     assert errors[2] <= errors[1] <= errors[0]
     assert errors[0] < 1.05 * of_mean_colour + 65  # 65: 30 dB; photographs have 25 at quality 10
+
+
+@pytest.mark.parametrize("name", ["econtextformer-m", "econtextformer-s"])
+def test_no_block_of_shipped_weights_is_idle(name: str, photo: Image.Image) -> None:
+    model = vitrail.load_model(name).in_floats()
+    x = torch.from_numpy(np.array(photo.crop((256, 128, 512, 384)))).permute(2, 0, 1)[None] / 255
+    spreads: list[float] = []
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):
+            block.conv2.register_forward_hook(lambda layer, given, y: spreads.append(float(y.std((0, 2, 3)).max())))
+    with torch.no_grad():
+        model(x, 50)
+    assert spreads
+    assert min(spreads) > 1e-3  # else it adds the same everywhere: all its hidden units are dead

@@ -24,6 +24,8 @@ PARTS = {
     "econtextformer channel attention": replace(SMALL, attention="channel"),
     "econtextformer whole segments": replace(SMALL, checkered=False),
     "econtextformer own parameters": replace(SMALL, shared_parameters=False),
+    "econtextformer interleaved": replace(SMALL, interleaved=True),
+    "econtextformer leaky": replace(SMALL, activation="leaky"),
     "contextformer cfo": CONTEXTFORMER,
     "contextformer sfo": replace(CONTEXTFORMER, order="sfo"),
     "checkerboard sfo": config.CheckerboardContext(width=16, hidden=(32,)),
@@ -226,12 +228,22 @@ def test_mcdh_matches_patches_by_their_shape_not_their_size() -> None:
     assert torch.allclose(once, twice, rtol=1e-2)
 
 
-@pytest.mark.parametrize("part", [SMALL, CONTEXTFORMER, MCDH, replace(MCDH, order="raster"), PARTS["checkerboard sfo"]])
+@pytest.mark.parametrize(
+    "part",
+    [
+        SMALL,
+        PARTS["econtextformer interleaved"],
+        CONTEXTFORMER,
+        MCDH,
+        replace(MCDH, order="raster"),
+        PARTS["checkerboard sfo"],
+    ],
+)
 @torch.no_grad()
 def test_exact_walks_equal_exact_passes(part: config.Context) -> None:
     torch.manual_seed(0)
     if isinstance(part, config.EContextformer | config.Contextformer):
-        part = replace(part, norm="l1", activation="relu")
+        part = replace(part, norm="l1", activation="leaky")
     model = contexts.build(part, M, F, P, EXACT)
     symbols, features = (x.float() for x in inputs(7, 9))
     model(symbols, features)

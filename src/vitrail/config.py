@@ -100,6 +100,7 @@ class EContextformer:
     """Spatio-channel window attention (arXiv 2306.14287, section III).
 
     `checkered`: two groups a segment; without, one: its positions do not see one another, and `order` has no meaning.
+    `interleaved`: segment s has channels s, s + `segments`, … (see `contexts.base`); without, they lie side by side.
     `sfg`: the first group is coded from the hyperprior alone; without it a start token is processed instead.
     `egr`: a step processes coding groups; without it, every segment that it touches, whole.
     `cache`: keys and values of earlier groups are kept; without it every step processes all groups again.
@@ -118,6 +119,7 @@ class EContextformer:
     activation: str = "gelu"
     hidden: tuple[int, ...] = (704, 640)
     shared_parameters: bool = True
+    interleaved: bool = False
     checkered: bool = True
     sfg: bool = True
     egr: bool = True
@@ -245,9 +247,10 @@ _SMALL_CONTEXT = EContextformer(
     heads=4,
     mlp=2,
     norm="l1",
-    activation="relu",
+    activation="leaky",
     hidden=(192, 160),
     shared_parameters=False,
+    interleaved=True,
 )
 
 _SMALL = ModelConfig(

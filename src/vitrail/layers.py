@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from vitrail import exact
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+# What a negative value keeps. By a power of two no float loses a bit, so that exact layers stay exact.
+_LEAK = 0.0625
+
+
+def leaky() -> nn.Module:
+    """Return a ReLU that keeps a sixteenth of negative values: with none, whole layers died (docs/training.md)."""
+    return nn.LeakyReLU(_LEAK)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky": leaky, "gelu": nn.GELU}
 
 
 class L1Norm(nn.Module):
@@ -70,16 +79,17 @@ EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh, 
 
 
 class ResidualBlock(nn.Module):
-    """x + conv3(relu(conv3(x))), channels unchanged."""
+    """x + conv3(leaky(conv3(x))), channels unchanged."""
 
     def __init__(self, channels: int, kit: Kit = FLOAT) -> None:
         super().__init__()
         self.conv1 = kit.conv(channels, channels, 3)
+        self.activation = leaky()
         self.conv2 = kit.conv(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
-        y: Tensor = self.conv2(torch.relu(self.conv1(x)))
+        y: Tensor = self.conv2(self.activation(self.conv1(x)))
         return x + y
 
 

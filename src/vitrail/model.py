@@ -402,11 +402,11 @@ def usual_exponents(y: Tensor, log_gain: Tensor) -> Tensor:
 
 def _require_exact(config: ModelConfig) -> None:
     float_context = isinstance(config.context, EContextformer | Contextformer) and (
-        config.context.norm != "l1" or config.context.activation != "relu"
+        config.context.norm != "l1" or config.context.activation not in ("relu", "leaky")
     )
     if isinstance(config.hyperprior, ConvHyperprior) or isinstance(config.distribution, Mixture) or float_context:
         raise ModelError(
-            "ConvHyperprior, Mixture, norms but l1 and activations but relu cannot be exact; set exact=False"
+            "ConvHyperprior, Mixture, norms but l1 and activations but relu and leaky cannot be exact; set exact=False"
         )
 
 

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from vitrail.errors import ModelError
@@ -24,9 +25,12 @@ class Walk(ABC):
 
 
 class ContextModel(nn.Module, ABC):
-    """The contract of a context model (see the package's text)."""
+    """The contract of a context model (see the package's text).
 
-    def __init__(self, order: Order, latents: int, parameters: int) -> None:
+    A segment's channels lie side by side, or `interleaved`: every Ncs-th, so that each segment has some of every sort.
+    """
+
+    def __init__(self, order: Order, latents: int, parameters: int, interleaved: bool = False) -> None:
         super().__init__()
         if latents % order.segments:
             raise ModelError(f"{latents} latent channels cannot be cut into {order.segments} equal segments")
@@ -34,6 +38,7 @@ class ContextModel(nn.Module, ABC):
         self.latents = latents
         self.outputs = parameters
         self.segment_channels = latents // order.segments
+        self.interleaved = interleaved
 
     @abstractmethod
     def forward(self, symbols: Tensor, features: Tensor) -> Tensor:
@@ -67,8 +72,14 @@ class ContextModel(nn.Module, ABC):
 
     def channels(self, group: Group) -> slice:
         """Return the latent channels of a group."""
+        if self.interleaved:
+            return slice(group.segment, None, self.order.segments)
         first = group.segment * self.segment_channels
         return slice(first, first + self.segment_channels)
+
+    def join(self, segments: list[Tensor]) -> Tensor:
+        """Put the channels (B, P, C, n) of all segments in the latent's order: (B, P, M, n)."""
+        return torch.stack(segments, 3).flatten(2, 3) if self.interleaved else torch.cat(segments, 2)
 
     def take(self, group: Group, latent: Tensor, positions: Sequence[Tensor]) -> Tensor:
         """Return the elements (B, C, n) of a group of a latent (B, M, h, w)."""

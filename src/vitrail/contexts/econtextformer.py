@@ -199,7 +199,10 @@ class EContextformer(ContextModel):
 
     def __init__(self, part: config.EContextformer, latents: int, features: int, parameters: int, kit: Kit) -> None:
         super().__init__(
-            checkered(part.order, part.segments) if part.checkered else whole(part.segments), latents, parameters
+            checkered(part.order, part.segments) if part.checkered else whole(part.segments),
+            latents,
+            parameters,
+            part.interleaved,
         )
         if part.window % 4 or part.width % part.heads:
             raise ModelError("the window must be a multiple of 4, the width a multiple of the heads")
@@ -298,7 +301,7 @@ class EContextformer(ContextModel):
             # Taken out, for the sake of memory.
             phases = [predicted.pop(Group(segment, phase)) for phase in range(self.order.phases)]
             segments.append(torch.cat(phases, -1).index_select(-1, places))
-        return torch.cat(segments, 2).to(symbols.dtype).unflatten(-1, size)
+        return self.join(segments).to(symbols.dtype).unflatten(-1, size)
 
     def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
         """See `ContextModel`."""

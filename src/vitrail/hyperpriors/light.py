@@ -1,4 +1,4 @@
-"""A small hyperprior of layers that have an exact integer form: 3x3 convolutions, 2x2 patches, ReLU."""
+"""A small hyperprior of layers that have an exact integer form: 3x3 convolutions, 2x2 patches, leaky ReLU."""
 
 from typing import cast
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vitrail import config
 from vitrail.hyperpriors.base import Hyperprior
-from vitrail.layers import Kit, ResidualBlock
+from vitrail.layers import Kit, ResidualBlock, leaky
 
 
 class LightHyperprior(Hyperprior):
@@ -19,13 +19,13 @@ class LightHyperprior(Hyperprior):
         n = part.width
         self.encoder = nn.Sequential(
             nn.Conv2d(latents, n, 3, padding=1),
-            nn.ReLU(),
+            leaky(),
             nn.Conv2d(n, n, 2, 2),
             ResidualBlock(n),
             nn.Conv2d(n, n, 2, 2),
         )
         head = kit.conv(n, part.features, 3)
-        self.decoder = nn.Sequential(kit.up(n, n), ResidualBlock(n, kit), kit.up(n, n), nn.ReLU(), head)
+        self.decoder = nn.Sequential(kit.up(n, n), ResidualBlock(n, kit), kit.up(n, n), leaky(), head)
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter[:latents] = 0  # the mean of y

@@ -4,12 +4,11 @@ All convolutions are dense 3x3, or patches without overlap: what a CPU runs at f
 by quality, since one network serves all rates.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail import config
-from vitrail.layers import ResidualBlock
+from vitrail.layers import ResidualBlock, leaky
 from vitrail.rate import QualityTable
 from vitrail.transforms.around import AroundLinear
 from vitrail.transforms.linear import start_from_nothing
@@ -23,6 +22,7 @@ class _Stages(nn.Module):
     def __init__(self, steps: list[nn.Module], widths: list[int], blocks: list[int]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
+        self.activation = leaky()
         self.scales = nn.ModuleList(QualityTable(width) for width in widths)
         self.blocks = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width) for _ in range(count)))
@@ -31,7 +31,7 @@ class _Stages(nn.Module):
 
     def forward(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
         """Do a stage; what stands beside is added to what its blocks are given."""
-        x = torch.relu(self.steps[index](x)) * self.scales[index](quality).exp()
+        x = self.activation(self.steps[index](x)) * self.scales[index](quality).exp()
         return self.blocks[index](x if beside is None else x + beside)
 
 
