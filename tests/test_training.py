@@ -20,6 +20,7 @@ from vitrail import precision, weights
 from vitrail.cli import main
 from vitrail.config import CONFIGS, NoContext
 from vitrail.errors import UsageError
+from vitrail.layers import ResidualBlock
 from vitrail.model import Model
 from vitrail.training import generated, loop, optimizers, validation
 from vitrail.training.loss import RateDistortion, rate_distortion
@@ -212,6 +213,23 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = Model(replace(CONFIGS[name], exact=False))
     RateDistortion(model)(torch.rand(1, 3, 128, 128), torch.tensor([50.0]))[0].backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_silent_units_are_counted(photo: Image.Image) -> None:
+    model = Model(TINY).eval()
+    x = torch.from_numpy(np.array(photo.crop((0, 0, 128, 128)))).permute(2, 0, 1)[None] / 255
+    shares = []
+    for _ in range(2):
+        with validation.SilentUnits(model) as silent, torch.no_grad():
+            model(x, 50)
+        shares.append(silent.share())
+        for block in model.modules():
+            if isinstance(block, ResidualBlock):
+                torch.nn.init.constant_(block.conv1.bias, -100)  # type: ignore[arg-type]
+    assert 0 <= shares[0] < shares[1] - 0.05 < 1
+    with torch.no_grad():
+        model(x, 50)
+    assert silent.share() == shares[1]  # it looks no longer
 
 
 def test_a_run_and_its_resumption(store: Path, folder: Path, tmp_path: Path) -> None:

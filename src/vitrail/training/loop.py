@@ -398,8 +398,10 @@ class _Run:
 
     def validate(self, pictures: list[Tensor]) -> None:
         if self.fabric.is_global_zero:
-            self.points, sheet = validation.measure(self.average, pictures)
+            with validation.SilentUnits(self.average) as silent:
+                self.points, sheet = validation.measure(self.average, pictures)
             values = {"valid/loss": sum(point.loss for point in self.points) / len(self.points)}
+            values["valid/silent_units"] = silent.share()
             for point in self.points:
                 values |= {f"valid/bpp_q{point.quality}": point.bpp, f"valid/psnr_q{point.quality}": point.psnr}
             self.fabric.log_dict(values, self.step)
@@ -407,5 +409,6 @@ class _Run:
                 "valid", sheet, self.step, dataformats="HWC"
             )
             curve = ", ".join(f"{point.bpp:.3f} bpp {point.psnr:.2f} dB" for point in self.points)
-            tqdm.write(f"step {self.step}: valid loss {values['valid/loss']:.4f}: {curve}", sys.stderr)
+            idle = f"{silent.share():.0%} of hidden units silent"
+            tqdm.write(f"step {self.step}: valid loss {values['valid/loss']:.4f}: {curve}; {idle}", sys.stderr)
         self.fabric.barrier()

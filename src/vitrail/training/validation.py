@@ -1,4 +1,4 @@
-"""Validation points during training: estimated rates and PSNR of whole pictures, at a few qualities."""
+"""What training is told of its model: estimated rates and PSNR of whole pictures at a few qualities, idle units."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail import picture
 from vitrail.errors import UsageError
@@ -42,6 +42,37 @@ def pictures(folder: Path) -> list[Tensor]:
         centre = torch.from_numpy(pixels[top : top + _SIDE, left : left + _SIDE])
         centres.append(centre.permute(2, 0, 1).unsqueeze(0).float() / 255)
     return centres
+
+
+class SilentUnits:
+    """Counts hidden units that are positive nowhere in what a model computes meanwhile: a context manager.
+
+    A residual block whose units are all silent adds a constant, or is linear, which no loss tells (docs/training.md,
+    "Dead layers").
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [layer for layer in model.modules() if isinstance(layer, nn.ReLU | nn.LeakyReLU)]
+        self._act: dict[tuple[int, int], Tensor] = {}
+
+    def __enter__(self) -> "SilentUnits":
+        self._hooks = [layer.register_forward_hook(self._look) for layer in self._layers]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _look(self, layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        # Of convolutions (B, C, H, W), else (..., C). One activation may serve stages of several widths.
+        units = (result if result.dim() != 4 else result.movedim(1, -1)).detach().flatten(0, -2)
+        act, key = (units > 0).any(0), (id(layer), units.shape[1])
+        self._act[key] = act | self._act.get(key, act)
+
+    def share(self) -> float:
+        """Return the share of silent units, 0..1; 0 if nothing was computed."""
+        every = torch.cat([act.float() for act in self._act.values()]) if self._act else torch.ones(1)
+        return 1 - float(every.mean())
 
 
 @torch.no_grad()
