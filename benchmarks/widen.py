@@ -27,6 +27,8 @@ def places(old: Model, new: Model) -> dict[str, Tensor]:
     fewer, more = old.context.segment_channels, new.context.segment_channels
     channels = torch.arange(fewer)
     latents = (torch.arange(segments)[:, None] * more + channels).flatten()
+    if new.context.interleaved:
+        latents = torch.arange(old.config.latents)
     rest = torch.arange(old.config.latents, old.hyperprior.features)
     features = torch.cat([latents, rest + new.config.latents - old.config.latents])
     contexts = torch.arange(old.config.context.width) + new.hyperprior.features
@@ -90,7 +92,9 @@ def widen(old: Model, new: Model, patches: Tensor) -> None:
     values, vectors = torch.linalg.eigh(missed.T @ missed / len(missed))
     # Each segment gets large and small ones.
     segments = new.context.order.segments
-    order = torch.arange(len(values) - 1, len(values) - 1 - count, -1).view(-1, segments).T.flatten()
+    order = torch.arange(len(values) - 1, len(values) - 1 - count, -1)
+    if not new.context.interleaved:
+        order = order.view(-1, segments).T.flatten()
     basis = vectors[:, order].T.reshape(-1, 3, PATCH, PATCH).float()
     linear = new.transform.linear
     linear.analysis.weight[fresh] = linear.synthesis.weight[fresh] = basis
