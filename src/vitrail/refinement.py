@@ -81,8 +81,8 @@ def refine(
     """
     plain = model.in_floats().eval().requires_grad_(False)
     at = torch.full((1,), float(quality), device=model.device)
-    with torch.no_grad():
-        y, z = plain.analyse(x, at)
+    with torch.no_grad(), autocast(x.device):  # as `Model.latents` does
+        y, z = (each.float() for each in plain.analyse(x, at))
     found = Latents(np.zeros(y.shape[1:], np.int32), np.zeros(z.shape[1:], np.int32))
     going = True
     for rows, columns in _tiles(y.shape[2], y.shape[3]):
