@@ -207,10 +207,12 @@ class TestShipped:
         x, own = tensor(source), Estimator()
         if model.post_filter is not None:
             model.post_filter.code(own, model.with_filter(x, model.latents(x, quality), quality).filter)
-        with torch.no_grad():  # or its bits are those of a smooth density, which training follows
-            output = model(x, quality)
-        estimate = (float(output.y_bits.sum() + output.z_bits.sum()) + own.bits) / 8
-        assert abs(len(codec.encode(source, model, quality).data) - estimate) < 0.01 * estimate + 32
+        length = len(codec.encode(source, model, quality).data)
+        for differentiable in (False, True):  # tables, and the density that training follows
+            with torch.set_grad_enabled(differentiable):
+                output = model(x, quality)
+            estimate = (float((output.y_bits.sum() + output.z_bits.sum()).detach()) + own.bits) / 8
+            assert abs(length - estimate) < 0.01 * estimate + 32
 
 
 def test_a_short_file_of_a_large_picture_is_refused_before_it_costs(model: Model, photo: Image.Image) -> None:

@@ -155,6 +155,17 @@ def test_loss_is_rate_plus_weighted_distortion() -> None:
     assert float(at_one) == pytest.approx(float(weight * (y_bpp + z_bpp) + 255**2 * 0.01 * mse / weight))
 
 
+def test_training_tells_the_bits_of_what_is_coded_and_lets_latents_learn(tiny: Path, store: Path) -> None:
+    model = weights.load(tiny).in_floats()
+    crops, quality = Store(store, torch.device("cpu")).batch(1, 128), torch.tensor([60.0])
+    y, z = (each.detach().requires_grad_() for each in model.analyse(crops, quality))
+    expected = model.eval().estimate(y, z, quality).y_bits
+    found = model.train().estimate(y, z, quality).y_bits
+    assert torch.allclose(found, expected, atol=1e-4)
+    (slope,) = torch.autograd.grad(found.sum(), y)
+    assert (slope != 0).float().mean() > 0.5  # rounded values have none
+
+
 def test_every_parameter_has_an_optimizer_and_learns(store: Path) -> None:
     torch.manual_seed(0)
     model = Model(TINY).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

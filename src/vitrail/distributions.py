@@ -14,7 +14,7 @@ this, the latent residual prediction.) For files it comes from a table too.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,12 +34,13 @@ NARROW, FINE, COARSE = 16, 32, 8
 # No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
 OFFSET_UNITS = 1 << 15
-# Shares and relative scales of Gaussians that add up. Latents are more peaked and have longer tails than one Gaussian:
-# with its tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
-Shape = Sequence[tuple[float, float]]
-GAUSSIAN, PEAKED = ((1.0, 1.0),), ((0.6, 0.72), (0.4, 1.29))
+# Shares and relative scales of Gaussians that add up, and such a shape for each level. Latents are more peaked and have
+# longer tails than one Gaussian: with its tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
+Shape = Sequence[tuple[float | Tensor, float | Tensor]]
+Shapes = Callable[[Tensor], Shape]
+_PEAKED = ((0.6, 0.72), (0.4, 1.29))
 # What is narrower than the narrowest level is coded by it too: with tables as wide as its scale files of low rates were
-# up to 0.7 % longer, and with PEAKED ones at the next three levels 0.1 %.
+# up to 0.7 % longer, and with peaked ones at the next three levels 0.1 %.
 _NARROWEST, _NARROWER = ((0.74, 0.24), (0.26, 0.55)), ((0.7, 0.5), (0.3, 1.4))
 # Exponents come in units of this many levels, so that the network moves fast on their scale.
 _UNIT = 8.0
@@ -63,7 +64,23 @@ def exponents(scale: Tensor) -> Tensor:
     return (scale.clamp(SMALLEST, LARGEST) / SMALLEST).log() / (_log_step() * _UNIT)
 
 
-def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSIAN) -> Tensor:
+def gaussian(level: Tensor) -> Shape:
+    """Return the shape of one Gaussian, at all levels."""
+    return ((1.0, 1.0),)
+
+
+def peaked(level: Tensor) -> Shape:
+    """Return the shape of levels 0..LEVELS - 1, which may lie between whole ones: 0, 1 to 3, or 4 and above."""
+    up, on = level.clamp(0, 1), (level - 3).clamp(0, 1)
+
+    def between(narrowest: float, narrower: float, other: float) -> Tensor:
+        return narrowest + (narrower - narrowest) * up + (other - narrower) * on
+
+    parts = zip(_NARROWEST, _NARROWER, _PEAKED, strict=True)
+    return [(between(*shares), between(*widths)) for shares, widths in (zip(*part, strict=True) for part in parts)]
+
+
+def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
     """Return the probability of [values - 1/2, values + 1/2] under densities of a shape."""
     distance = (values - mean).abs()
     total = torch.zeros_like(distance)
@@ -75,32 +92,32 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSIAN) -
     return total
 
 
-def _levels(shape: Shape) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
+def _levels(shapes: Shapes) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
     """Yield each level's symbols of its tables (n,), fractions of the mean (count, 1), scale (float64), and shape."""
-    peaked = (_NARROWEST, *3 * [_NARROWER], *(LEVELS - 4) * [PEAKED])
-    for level, sigma in enumerate(scales(torch.arange(LEVELS, dtype=torch.float64) / _UNIT)):
+    for level in torch.arange(LEVELS, dtype=torch.float64):
+        sigma = scales(level / _UNIT)
         count = FINE if level < NARROW else COARSE
         reach = int(torch.ceil(6 * sigma)) + 2
         symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
         means = torch.arange(count, dtype=torch.float64)[:, None] / count
-        yield symbols, means, sigma, peaked[level] if shape is PEAKED else shape
+        yield symbols, means, sigma, shapes(level)
 
 
-def frozen_tables(shape: Shape = GAUSSIAN) -> tuple[Tensor, Tensor]:
+def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
     """Return integer masses (int32, all tables one after another) and each table's reach (int32).
 
     Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
     then that of the escape, and sums to about TOTAL.
     """
     masses, reaches = [], []
-    for symbols, means, sigma, own in _levels(shape):
+    for symbols, means, sigma, own in _levels(shapes):
         rows = (mass(symbols, means, sigma, own) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
         reaches += [-int(symbols[0])] * len(means)
     return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
 
 
-def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSIAN) -> Tensor:
+def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
     """Return the mean of [values - 1/2, values + 1/2] under densities of a shape."""
     away = values - mean
     distance, moment = away.abs(), torch.zeros_like(away)
@@ -114,13 +131,13 @@ def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape = GAUSSI
     return values + offset.clamp(-0.5, 0.5)
 
 
-def frozen_offsets(shape: Shape = GAUSSIAN) -> Tensor:
+def frozen_offsets(shapes: Shapes = gaussian) -> Tensor:
     """Return how far from each symbol of `frozen_tables` its centroid lies (int32, in units of 1 / OFFSET_UNITS).
 
     The escape has the offset of the last symbol.
     """
     rows = []
-    for symbols, means, sigma, own in _levels(shape):
+    for symbols, means, sigma, own in _levels(shapes):
         offsets = (centroids(symbols, means, sigma, own) - symbols) * OFFSET_UNITS
         rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
@@ -130,26 +147,26 @@ class Distribution(nn.Module, ABC):
     """`per_element` numbers describe an element; they come as (B, per_element, …)."""
 
     per_element: int
-    shape: Shape = GAUSSIAN
+    shapes: Shapes = staticmethod(gaussian)
 
     def __init__(self, centroid: bool) -> None:
         super().__init__()
-        masses, reach = frozen_tables(self.shape)
+        masses, reach = frozen_tables(self.shapes)
         self.register_buffer("table_masses", masses)
         self.register_buffer("table_reach", reach)
         self.table_masses: Tensor
         self.table_reach: Tensor
         self.table_offsets: Tensor | None
-        self.register_buffer("table_offsets", frozen_offsets(self.shape) if centroid else None)
+        self.register_buffer("table_offsets", frozen_offsets(self.shapes) if centroid else None)
         self._tables: Tables | None = None
 
     def freeze(self) -> None:
         """Take this version's tables in place of those that came with other weights."""
-        masses, reach = frozen_tables(self.shape)
+        masses, reach = frozen_tables(self.shapes)
         self.table_masses.copy_(masses)
         self.table_reach.copy_(reach)
         if self.table_offsets is not None:
-            self.table_offsets.copy_(frozen_offsets(self.shape))
+            self.table_offsets.copy_(frozen_offsets(self.shapes))
         self._tables = None
 
     def tables(self) -> Tables:
@@ -231,13 +248,15 @@ class Gaussian(Distribution):
     """Parameters: mean, scale exponent. Two Gaussians of the same mean add up to the shape."""
 
     per_element = 2
-    shape = PEAKED
+    shapes = staticmethod(peaked)
 
     def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return -torch.log2(clamp_through(mass(values, mean, scales(exponent), self.shape), LEAST, 1.0))
+        return -torch.log2(
+            clamp_through(mass(values, mean, scales(exponent), self.shapes(exponent * _UNIT)), LEAST, 1.0)
+        )
 
     def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`: the table's number and the whole part of the mean."""
@@ -253,7 +272,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return centroids(values, mean, scales(exponent), self.shape)
+        return centroids(values, mean, scales(exponent), self.shapes(exponent * _UNIT))
 
     def _entries(self, chosen: Tensor, symbols: Integers) -> NDArray[np.int64]:
         """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
@@ -294,7 +313,7 @@ class Mixture(Distribution):
         """See `Distribution`."""
         logits, means, exponent = parameters.unflatten(1, (3, -1)).unbind(1)
         means, exponent = _moments(means, exponent + usual.unsqueeze(1))
-        masses = mass(values.unsqueeze(1), means, scales(exponent))
+        masses = mass(values.unsqueeze(1), means, scales(exponent), self.shapes(exponent))
         return -torch.log2(clamp_through((logits.softmax(1) * masses).sum(1), LEAST, 1.0))
 
     def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
@@ -315,8 +334,8 @@ class Mixture(Distribution):
         logits, means, exponent = parameters.unflatten(1, (3, -1)).unbind(1)
         means, exponent = _moments(means, exponent + usual.unsqueeze(1))
         values = values.unsqueeze(1)
-        shares = logits.softmax(1) * mass(values, means, scales(exponent)).clamp(min=1e-12)
-        return (shares * centroids(values, means, scales(exponent))).sum(1) / shares.sum(1)
+        shares = logits.softmax(1) * mass(values, means, scales(exponent), self.shapes(exponent)).clamp(min=1e-12)
+        return (shares * centroids(values, means, scales(exponent), self.shapes(exponent))).sum(1) / shares.sum(1)
 
     def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """See `Distribution`."""

@@ -175,9 +175,9 @@ class Model(nn.Module):
     def forward(self, x: Tensor, quality: Tensor | float = 50) -> Output:
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
 
-        In training mode bits are those of values with uniform noise; otherwise those of the rounded values, and where
-        no gradient is asked for, those that the tables of a file give. The reconstruction always comes from rounded
-        values.
+        Bits of y are those of the rounded values, and where no gradient is asked for, those that the tables of a file
+        give. In training mode their gradient to y is that of values with uniform noise, and z's bits are of such
+        values. The reconstruction always comes from rounded values.
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         output = self.estimate(*self.analyse(x, quality), quality)
@@ -200,7 +200,7 @@ class Model(nn.Module):
             usual = self.usual_scale(quality)
         z_bits = self.prior.bits(self._noisy(z, z_hat), z_hat)
         if self.training or torch.is_grad_enabled():
-            y_bits = self.distribution.bits(self._noisy(residual, symbols), parameters, usual)
+            y_bits = self._differentiable_bits(residual, symbols, parameters, usual)
             unrounded = residual if rounding is round_through else None
             values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
         else:
@@ -208,6 +208,17 @@ class Model(nn.Module):
             values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers)).to(y.device).view(y.shape)
             y_bits = torch.from_numpy(self.distribution.count(chosen, numbers)).to(y.device).view(y.shape)
         return Output(self.synthesise(values + mean, quality), y_bits, z_bits)
+
+    def _differentiable_bits(self, residual: Tensor, symbols: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        """Return bits whose gradient goes to the parameters, and to what was rounded.
+
+        Parameters learn from what is coded: noise would teach them that narrow Gaussians are wider.
+        """
+        if not self.training:
+            return self.distribution.bits(symbols, parameters, usual)
+        coded = self.distribution.bits(symbols.detach(), parameters, usual)
+        noisy = self.distribution.bits(self._noisy(residual, symbols), parameters.detach(), usual.detach())
+        return coded + noisy - noisy.detach()
 
     def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
