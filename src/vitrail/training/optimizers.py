@@ -25,14 +25,17 @@ class Muon(torch.optim.Optimizer):
     A convolution is seen as a matrix: its first dimension x all others. An update has AdamW's usual size.
     """
 
-    def __init__(self, weights: list[nn.Parameter], lr: Tensor) -> None:
+    def __init__(self, weights: list[nn.Parameter] | list[dict[str, Any]], lr: Tensor) -> None:
         super().__init__(weights, {"lr": lr})
         self.precision = torch.bfloat16 if fast_bf16(lr.device) else torch.float32
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         """Update the weights from their gradients."""
-        (group,) = self.param_groups
+        for group in self.param_groups:
+            self._update(group)
+
+    def _update(self, group: dict[str, Any]) -> None:
         matrices = [_matrix(weight.data) for weight in group["params"]]
         gradients = []
         for weight, matrix in zip(group["params"], matrices, strict=True):
@@ -77,10 +80,11 @@ def _matrix(tensor: Tensor) -> Tensor:
 def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
     """Return the optimizers for a model, with their base learning rates, which are tensors (see `set_rates`).
 
-    Linear transform paths, which start as principal components, learn at a tenth of AdamW's rate; tables over the
-    quality scale at twice it; the prior of z at ten times, or it lags behind z for a thousand steps.
+    The first layers of residual blocks learn at a fifth of Muon's rate, or their units fall silent (docs/training.md,
+    "Dead layers"); linear transform paths, which start as principal components, at a tenth of AdamW's rate; tables over
+    the quality scale at twice it; the prior of z at ten times, or it lags behind z for a thousand steps.
     """
-    matrices, slow, fast, prior, rest = [], [], [], [], []
+    matrices, first, slow, fast, prior, rest = [], [], [], [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -90,6 +94,8 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
             fast.append(parameter)
         elif name.startswith("prior."):
             prior.append(parameter)
+        elif name.endswith(".conv1.weight"):
+            first.append(parameter)
         elif name.endswith(".weight") and parameter.dim() >= 2:
             matrices.append(parameter)
         else:
@@ -104,10 +110,14 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
         {"params": prior, "lr": rate(adamw * 10)},
         {"params": rest, "lr": rate(adamw)},
     ]
+
+    def kept(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [group for group in groups if group["params"]]
+
     built = [
-        Muon(matrices, rate(muon)),
+        Muon(kept([{"params": matrices}, {"params": first, "lr": rate(muon / 5)}]), rate(muon)),
         torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            kept(groups),
             betas=(0.9, 0.99),
             weight_decay=0.0,
             capturable=model.device.type == "cuda",

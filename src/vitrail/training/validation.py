@@ -1,6 +1,7 @@
 """What training is told of its model: estimated rates and PSNR of whole pictures at a few qualities, idle units."""
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,15 +46,17 @@ def pictures(folder: Path) -> list[Tensor]:
 
 
 class SilentUnits:
-    """Counts hidden units that are positive nowhere in what a model computes meanwhile: a context manager.
+    """Counts hidden units that are hardly ever positive in what a model computes meanwhile: a context manager.
 
     A residual block whose units are all silent adds a constant, or is linear, which no loss tells (docs/training.md,
     "Dead layers").
     """
 
+    _HARDLY = 0.01  # of the positions
+
     def __init__(self, model: nn.Module) -> None:
         self._layers = [layer for layer in model.modules() if isinstance(layer, nn.ReLU | nn.LeakyReLU)]
-        self._act: dict[tuple[int, int], Tensor] = {}
+        self._seen: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
 
     def __enter__(self) -> "SilentUnits":
         self._hooks = [layer.register_forward_hook(self._look) for layer in self._layers]
@@ -66,13 +69,12 @@ class SilentUnits:
     def _look(self, layer: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
         # Of convolutions (B, C, H, W), else (..., C). One activation may serve stages of several widths.
         units = (result if result.dim() != 4 else result.movedim(1, -1)).detach().flatten(0, -2)
-        act, key = (units > 0).any(0), (id(layer), units.shape[1])
-        self._act[key] = act | self._act.get(key, act)
+        self._seen[id(layer), units.shape[1]].append((units > 0).float().mean(0))
 
     def share(self) -> float:
         """Return the share of silent units, 0..1; 0 if nothing was computed."""
-        every = torch.cat([act.float() for act in self._act.values()]) if self._act else torch.ones(1)
-        return 1 - float(every.mean())
+        means = [torch.stack(seen).mean(0) for seen in self._seen.values()]
+        return float((torch.cat(means) < self._HARDLY).float().mean()) if means else 0.0
 
 
 @torch.no_grad()
