@@ -44,7 +44,7 @@ def _adamw_alone(rate: float) -> Callable[[], None]:
     def prepare() -> None:
         def build(model: Model, _: float, adamw: float) -> list[torch.optim.Optimizer]:
             muon, rest = original(model, 1.0, adamw)
-            weights = muon.weights  # type: ignore[attr-defined]
+            weights = [weight for group in muon.param_groups for weight in group["params"]]
             alone = torch.optim.AdamW(weights, torch.tensor(rate), betas=(0.9, 0.99), weight_decay=0.0)
             alone.param_groups[0]["base_lr"] = rate
             return [alone, rest]
@@ -66,6 +66,24 @@ def _linear_rate(factor: float) -> Callable[[], None]:
         optimizers.build = build
 
     return prepare
+
+
+def _blocks_at_full_rate() -> None:
+    def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
+        built = original(model, muon, adamw)
+        for group in built[0].param_groups:
+            group["base_lr"] = muon
+        return built
+
+    original = optimizers.build
+    optimizers.build = build
+
+
+def _noise_for_parameters() -> None:
+    def noisy(model: Model, residual: Tensor, symbols: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
+        return model.distribution.bits(model._noisy(residual, symbols), parameters, usual)
+
+    Model._differentiable_bits = noisy  # type: ignore[method-assign]
 
 
 def _rounded_rate() -> None:
@@ -103,6 +121,8 @@ ARMS = {
     "crops of 256 throughout": Arm({"early": 0.0}),
     "half the batch": Arm({"batch": 2}),
     "double batch": Arm({"batch": 8}),
+    "blocks' first layers at the full rate": Arm(prepare=_blocks_at_full_rate),
+    "noise for parameters too": Arm(prepare=_noise_for_parameters),
     "rate of rounded values": Arm(prepare=_rounded_rate),
     "universal noise": Arm(prepare=_universal_noise),
     "convolutional context, equal MACs": Arm(config={"context": CheckerboardContext()}),

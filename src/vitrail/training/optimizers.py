@@ -80,7 +80,7 @@ def _matrix(tensor: Tensor) -> Tensor:
 def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer]:
     """Return the optimizers for a model, with their base learning rates, which are tensors (see `set_rates`).
 
-    The first layers of residual blocks learn at a fifth of Muon's rate, or their units fall silent (docs/training.md,
+    The first layers of residual blocks learn at a tenth of Muon's rate, or their units fall silent (docs/training.md,
     "Dead layers"); linear transform paths, which start as principal components, at a tenth of AdamW's rate; tables over
     the quality scale at twice it; the prior of z at ten times, or it lags behind z for a thousand steps.
     """
@@ -115,7 +115,7 @@ def build(model: Model, muon: float, adamw: float) -> list[torch.optim.Optimizer
         return [group for group in groups if group["params"]]
 
     built = [
-        Muon(kept([{"params": matrices}, {"params": first, "lr": rate(muon / 5)}]), rate(muon)),
+        Muon(kept([{"params": matrices}, {"params": first, "lr": rate(muon / 10)}]), rate(muon)),
         torch.optim.AdamW(
             kept(groups),
             betas=(0.9, 0.99),
