@@ -1,11 +1,11 @@
-"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORES VALID OUT MINUTES HIGHEST START DRAWN`.
+"""Train in float form on a GPU: `python benchmarks/gpu.py NAME STORES VALID OUT MINUTES HIGHEST START DRAWN BATCH`.
 
 Made for a machine that is lent for minutes (docs/training.md, "On a GPU"). STORES is a folder of stores, each moved
 there when it is whole; the last by name is read, also when it comes later. The weights START, a model's name or a file,
 are trained at HIGHEST times the usual learning rates until MINUTES after the start, by the clock on the wall; then they
-are saved and validated. DRAWN is the share of crops that are no photographs. While a child of the program compiles the
-step, which takes a minute or more, the parent trains as it can; then it hands over. Several programs at once need MPS,
-or they take turns.
+are saved and validated. DRAWN is the share of the BATCH crops of a step that are no photographs. While a child of the
+program compiles the step, which takes a minute or more, the parent trains as it can; then it hands over. Several
+programs at once need MPS, or they take turns.
 """
 
 import subprocess
@@ -29,10 +29,10 @@ from vitrail.training.store import Store
 _DRAWINGS = 64
 _LOOK_STEPS = 25
 
-name, stores, valid, out, minutes, highest, start, share, *child = sys.argv[1:]
+name, stores, valid, out, minutes, highest, start, share, batch, *child = sys.argv[1:]
 settings = loop.Settings(
     float(minutes),
-    batch=32,
+    batch=int(batch),
     highest=float(highest),
     early=0.0,
     decay=0.65,
