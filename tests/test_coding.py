@@ -137,12 +137,12 @@ def test_a_table_is_chosen_by_the_fraction_of_the_mean(steps: int, level: int) -
 SHAPES = st.sampled_from([distributions.gaussian, distributions.peaked])
 
 
-@given(st.integers(-20, 20), st.floats(-3, 3), st.floats(0.11, 64), SHAPES, st.floats(0, 9))
+@given(st.integers(-20, 20), st.floats(-3, 3), st.floats(0.11, 64), SHAPES, st.floats(0, 1))
 def test_a_symbol_stands_for_the_mean_of_its_interval(
-    symbol: int, mean: float, scale: float, shapes: distributions.Shapes, level: float
+    symbol: int, mean: float, scale: float, shapes: distributions.Shapes, exponent: float
 ) -> None:
     values = torch.tensor([float(symbol)])
-    shape = [tuple(map(float, part)) for part in shapes(torch.tensor(level))]
+    shape = [tuple(map(float, part)) for part in shapes(torch.tensor(exponent))]
     found = float(distributions.centroids(values, torch.tensor([mean]), torch.tensor([scale]), shape))
     points = symbol + np.linspace(-0.5, 0.5, 20001)
     exponents = np.stack([-0.5 * ((points - mean) / (scale * width)) ** 2 for _, width in shape])
@@ -215,7 +215,7 @@ def test_tables_of_older_weights_are_used_and_renewed_when_saved() -> None:
 
 def test_narrowest_tables_are_of_what_is_narrower_too() -> None:
     narrowest, next_to_it = (distributions.build(config.Gaussian()).tables().row(at) for at in (8, 40))
-    widest_of_both = distributions.frozen_tables(lambda level: ((1.0, 0.7),))[0][8 * 9 : 8 * 9 + 9].numpy()
+    widest_of_both = distributions.frozen_tables(lambda exponent: ((1.0, 0.7),))[0][8 * 9 : 8 * 9 + 9].numpy()
     zero, one = 3, 4  # of -3 .. 4, and a mean of 1/4
     assert narrowest[one] < widest_of_both[one] < next_to_it[one]
     assert narrowest[zero] + 9 >= distributions.TOTAL

@@ -34,8 +34,8 @@ NARROW, FINE, COARSE = 16, 32, 8
 # No symbol has less than one of these: with 2^16 the zeros of a smooth picture's many channels cost 0.5 % at low rates.
 TOTAL = 1 << 18
 OFFSET_UNITS = 1 << 15
-# Shares and relative scales of Gaussians that add up, and such a shape for each level. Latents are more peaked and have
-# longer tails than one Gaussian: with its tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
+# Shares and relative scales of Gaussians that add up, and such a shape for each scale exponent. Latents are more peaked
+# and have longer tails than one Gaussian: with its tables files were 0.5 to 1 % longer (docs/training.md, "Tables").
 Shape = Sequence[tuple[float | Tensor, float | Tensor]]
 Shapes = Callable[[Tensor], Shape]
 _PEAKED = ((0.6, 0.72), (0.4, 1.29))
@@ -64,13 +64,14 @@ def exponents(scale: Tensor) -> Tensor:
     return (scale.clamp(SMALLEST, LARGEST) / SMALLEST).log() / (_log_step() * _UNIT)
 
 
-def gaussian(level: Tensor) -> Shape:
-    """Return the shape of one Gaussian, at all levels."""
+def gaussian(exponent: Tensor) -> Shape:
+    """Return the shape of one Gaussian, at all scales."""
     return ((1.0, 1.0),)
 
 
-def peaked(level: Tensor) -> Shape:
-    """Return the shape of levels 0..LEVELS - 1, which may lie between whole ones: 0, 1 to 3, or 4 and above."""
+def peaked(exponent: Tensor) -> Shape:
+    """Return the shape at scale exponents: that of level 0, of 1 to 3, of 4 and above, or linear in between."""
+    level = exponent * _UNIT
     up, on = level.clamp(0, 1), (level - 3).clamp(0, 1)
 
     def between(narrowest: float, narrower: float, other: float) -> Tensor:
@@ -94,13 +95,14 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
 
 def _levels(shapes: Shapes) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
     """Yield each level's symbols of its tables (n,), fractions of the mean (count, 1), scale (float64), and shape."""
-    for level in torch.arange(LEVELS, dtype=torch.float64):
-        sigma = scales(level / _UNIT)
+    for level in range(LEVELS):
+        exponent = torch.tensor(level / _UNIT, dtype=torch.float64)
+        sigma = scales(exponent)
         count = FINE if level < NARROW else COARSE
         reach = int(torch.ceil(6 * sigma)) + 2
         symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
         means = torch.arange(count, dtype=torch.float64)[:, None] / count
-        yield symbols, means, sigma, shapes(level)
+        yield symbols, means, sigma, shapes(exponent)
 
 
 def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
@@ -254,9 +256,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return -torch.log2(
-            clamp_through(mass(values, mean, scales(exponent), self.shapes(exponent * _UNIT)), LEAST, 1.0)
-        )
+        return -torch.log2(clamp_through(mass(values, mean, scales(exponent), self.shapes(exponent)), LEAST, 1.0))
 
     def choose(self, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`: the table's number and the whole part of the mean."""
@@ -272,7 +272,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         mean, exponent = parameters.unbind(1)
         mean, exponent = _moments(mean, exponent + usual)
-        return centroids(values, mean, scales(exponent), self.shapes(exponent * _UNIT))
+        return centroids(values, mean, scales(exponent), self.shapes(exponent))
 
     def _entries(self, chosen: Tensor, symbols: Integers) -> NDArray[np.int64]:
         """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
