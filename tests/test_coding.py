@@ -64,7 +64,7 @@ def test_counted_bits_are_those_of_the_tables(means: list[float]) -> None:
 def test_training_counts_the_bits_of_the_tables(widest: float, off: float) -> None:
     torch.manual_seed(0)
     distribution = distributions.build(config.Gaussian())
-    parameters, usual = torch.stack([torch.randn(20000) * 3, torch.rand(20000) / 2]), torch.rand(20000) * widest
+    parameters, usual = torch.stack([torch.randn(20000) * 3, torch.rand(20000)]), torch.rand(20000) * widest
     scale = distributions.scales((parameters[1] + usual).clamp(0, 63 / 8))
     symbols = (parameters[0] + scale * torch.randn(20000)).round()
     bits = distribution.bits(symbols[None], parameters[None], usual[None]).sum()
