@@ -24,9 +24,9 @@ from vitrail.refinement import EFFORTS, Plan, effort_plan
 
 QUALITIES = (10, 35, 60, 85)
 PLANS = {f"effort {effort}": effort_plan(effort) for effort in EFFORTS} | {
-    "26 x 0.062 * 0.59^n, straight": Plan(26, 0.062, 0.59, annealing=False),
-    "26 x 0.006 * 0.9^n, straight": Plan(26, 0.006, 0.9, annealing=False),
-    "100 x 0.006 * 0.977^n, straight": Plan(100, 0.006, 0.977, annealing=False),
+    "26 x 0.062 * 0.59^n, straight": Plan(26, 0.062, 0.59, straight=True),
+    "26 x 0.006 * 0.9^n, straight": Plan(26, 0.006, 0.9, straight=True),
+    "100 x 0.006 * 0.977^n, straight": Plan(100, 0.006, 0.977, straight=True),
 }
 
 
@@ -60,7 +60,7 @@ def step_table(sources: list[picture.Picture], model: Model) -> None:
                 return 8 * len(data) / source.pixels[..., 0].size + weight * mse
 
             plain = loss(Plan(0))
-            gains[quality, number] = {each: 100 * (loss(Plan(26, *each, annealing=False)) / plain - 1) for each in grid}
+            gains[quality, number] = {each: 100 * (loss(Plan(26, *each, straight=True)) / plain - 1) for each in grid}
     print(f"| quality | {' | '.join(f'{first} {decay}^n' for first, decay in grid)} |\n|{'---|' * (len(grid) + 1)}")
     for quality in QUALITIES:
         means = [statistics.fmean(gains[quality, number][each] for number in range(len(sources))) for each in grid]

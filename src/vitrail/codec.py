@@ -1,9 +1,7 @@
 """A picture and a model <-> the bytes of a `.vtl` file."""
 
-import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +14,7 @@ from vitrail.errors import FormatError, ModelError, UsageError
 from vitrail.model import Latents, Model
 from vitrail.picture import Picture, Pixels
 from vitrail.refinement import Plan
+from vitrail.threads import one_thread
 
 
 class Encoded(NamedTuple):
@@ -30,21 +29,6 @@ class Decoded(NamedTuple):
 
     image: Image.Image
     coder_seconds: float
-
-
-_LOCK = threading.RLock()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run on one thread: many small operations starve when threads wait for a busy core at each of them."""
-    with _LOCK:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def encode(
@@ -67,7 +51,7 @@ def encode(
     latents = _filtered(model, x, model.latents(x, quality), quality)
     coded, seconds = _code(model, latents, (height, width), quality)
     if plan and plan.steps:
-        refined = refinement.refine(model, x, quality, plan, advance, latents.filter)
+        refined = refinement.refine(model, x, quality, plan, latents, advance)
         refined = _filtered(model, x, refined, quality)
         again, more = _code(model, refined, (height, width), quality)
         seconds += more
@@ -93,7 +77,7 @@ def encode(
 def _filtered(model: Model, x: torch.Tensor, latents: Latents, quality: int) -> Latents:
     """Return the latents of x with the picture's own filter."""
     if model.own_filter is not None and model.config.exact:  # what is not exact is computed again as a decoder does
-        with _one_thread():
+        with one_thread():
             latents = model.known(latents, quality)
     return model.with_filter(x, latents, quality)
 
@@ -101,7 +85,7 @@ def _filtered(model: Model, x: torch.Tensor, latents: Latents, quality: int) -> 
 def _code(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> tuple[bytes, float]:
     """Return the latents' string, and the range coder's seconds."""
     encoder = RangeEncoder()
-    with _one_thread():
+    with one_thread():
         model.traverse(encoder, size, quality, latents)
     return encoder.finish(), encoder.seconds
 
@@ -130,7 +114,7 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
     if len(file.latents) < model.least_bytes(size):
         raise FormatError("the file is damaged: it is too short for a picture of its size")
     decoder = RangeDecoder(file.latents)
-    with _one_thread():
+    with one_thread():
         latents = model.traverse(decoder, size, file.quality)
     if checksum(latents) != file.symbols_crc:
         told = "; its model is for research, and other machines may compute other numbers" if file.research else ""
@@ -143,7 +127,7 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
 def reconstruct(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> Pixels:
     """Return the pixels (H, W, 3) uint8 that the latents stand for."""
     x_hat = model.reconstruct(latents._replace(filter=None), size, quality)
-    with _one_thread():
+    with one_thread():
         x_hat = model.filtered(x_hat, latents.filter, quality)
     return (x_hat[0] * 255).round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 

@@ -202,6 +202,7 @@ class ModelConfig:
 
     `centroid`: a symbol stands for the mean of what is rounded to it, by the context's distribution; else for itself.
     `exact`: the entropy path computes the same on every machine (see `exact`); else the model is for research.
+    `trellis`: what is wide enough is quantised by a trellis (see `trellis`); of exact models with centroids alone.
     `post_filters`: how many directions a picture's own filter behind the synthesis has (see `postfilter`), or 0.
     """
 
@@ -214,6 +215,7 @@ class ModelConfig:
     lambdas: tuple[float, float] = (0.00025, 0.06)
     centroid: bool = False
     exact: bool = False
+    trellis: bool = False
     post_filters: int = 0
 
     def to_json(self) -> str:
@@ -261,6 +263,7 @@ _SMALL = ModelConfig(
     latents=384,
     centroid=True,
     exact=True,
+    trellis=True,
     post_filters=48,
 )
 
@@ -276,6 +279,7 @@ _SMALL_MCDH = ModelConfig(
     latents=256,
     centroid=True,
     exact=True,
+    trellis=True,
 )
 
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
@@ -303,6 +307,7 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
+            trellis=True,
             post_filters=48,
         ),
         _PAPER,
@@ -323,8 +328,8 @@ CONFIGS: dict[str, ModelConfig] = {
         _variant(_SMALL, "n8", segments=8),
         _variant(_SMALL, "channel", attention="channel"),
         _variant(_SMALL, "whole", checkered=False),
-        replace(_SMALL, name="econtextformer-s-midpoints", centroid=False),
-        replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False),
+        replace(_SMALL, name="econtextformer-s-midpoints", centroid=False, trellis=False),
+        replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False, trellis=False),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
         replace(_SMALL_MCDH, name="mcdh-s-spatial", hyperprior=DualHyperprior(128, 384, ("spatial",))),

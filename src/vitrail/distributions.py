@@ -93,7 +93,7 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
     return total
 
 
-def _levels(shapes: Shapes) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
+def table_levels(shapes: Shapes) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
     """Yield each level's symbols of its tables (n,), fractions of the mean (count, 1), scale (float64), and shape."""
     for level in range(LEVELS):
         exponent = torch.tensor(level / _UNIT, dtype=torch.float64)
@@ -112,7 +112,7 @@ def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
     then that of the escape, and sums to about TOTAL.
     """
     masses, reaches = [], []
-    for symbols, means, sigma, own in _levels(shapes):
+    for symbols, means, sigma, own in table_levels(shapes):
         rows = (mass(symbols, means, sigma, own) * TOTAL).round().clamp(min=1)
         masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
         reaches += [-int(symbols[0])] * len(means)
@@ -139,7 +139,7 @@ def frozen_offsets(shapes: Shapes = gaussian) -> Tensor:
     The escape has the offset of the last symbol.
     """
     rows = []
-    for symbols, means, sigma, own in _levels(shapes):
+    for symbols, means, sigma, own in table_levels(shapes):
         offsets = (centroids(symbols, means, sigma, own) - symbols) * OFFSET_UNITS
         rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
     return torch.cat(rows)
@@ -233,6 +233,14 @@ def _moments(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     return mean, clamp_through(exponent, 0.0, (LEVELS - 1) / _UNIT)
 
 
+def _places() -> tuple[Integers, NDArray[np.float32]]:
+    """Return each table's level, and its fraction of the mean."""
+    counts = np.where(np.arange(LEVELS) < NARROW, FINE, COARSE)
+    levels = np.repeat(np.arange(LEVELS, dtype=np.int32), counts)
+    fractions = np.concatenate([np.arange(count, dtype=np.float32) / np.float32(count) for count in counts])
+    return levels, fractions
+
+
 def _indices(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Return the table index and the whole part of the mean, int32."""
     mean, exponent = _moments(mean, exponent)
@@ -251,6 +259,7 @@ class Gaussian(Distribution):
 
     per_element = 2
     shapes = staticmethod(peaked)
+    _places = _places()
 
     def bits(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""
@@ -267,6 +276,12 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         index, whole = chosen.cpu().numpy()
         return coder.grouped(self.tables(), index, None if symbols is None else symbols - whole) + whole
+
+    def moments(self, chosen: Tensor) -> tuple[Integers, NDArray[np.float32]]:
+        """Return the level and the mean of n elements, as coded."""
+        index, whole = chosen.cpu().numpy()
+        levels, fractions = self._places
+        return levels.take(index), fractions.take(index) + whole.astype(np.float32)
 
     def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""

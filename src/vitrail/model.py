@@ -14,10 +14,10 @@ What is rounded is the residual to the hyperprior's mean, never to the context's
 context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from torch.nn import functional
 from vitrail import contexts, distributions, hyperpriors, rate, transforms
 from vitrail.coding import LIMIT, RangeDecoder, RangeEncoder, SymbolCoder
 from vitrail.config import Contextformer, ConvHyperprior, EContextformer, Mixture, ModelConfig
+from vitrail.contexts.base import Known, Recorder, Walk
 from vitrail.errors import ModelError
 from vitrail.exact import guard
 from vitrail.layers import EXACT, FLOAT
@@ -35,6 +36,8 @@ from vitrail.postfilter import PostFilter
 from vitrail.precision import autocast
 from vitrail.prior import Prior
 from vitrail.straight import round_through
+from vitrail.threads import one_thread
+from vitrail.trellis import Trellis
 
 STRIDE = 16
 HYPER_STRIDE = 4
@@ -61,20 +64,21 @@ class Output(NamedTuple):
 
 
 Integers = NDArray[np.int32]
+Place = tuple[slice, NDArray[np.int64]]
 
 
 class Latents(NamedTuple):
     """Integers of one picture: y (M, h, w), z (N, a, b) and its `filter` (K,) (see `postfilter`), int32.
 
     What follows from them at the quality and on the device that they were made for, where it is known already:
-    `features` (1, F, h, w), of an exact model what z gives; `parameters` (1, P, M, h, w), what the context model gives
-    with these; `values` (M, h, w), float32, what y stands for. Leave them away when any of these changes.
+    `features` (1, F, h, w) and `walk`, of an exact model what z gives and then the context model; `values` (M, h, w),
+    float32, what y stands for. Leave them away when any of these changes.
     """
 
     y: Integers
     z: Integers
     features: Tensor | None = None
-    parameters: Tensor | None = None
+    walk: Known | None = None
     values: NDArray[np.float32] | None = None
     filter: Integers | None = None
 
@@ -100,12 +104,15 @@ class Model(nn.Module):
         if config.exact:
             _require_exact(config)
         self.hyperprior = hyperpriors.build(config.hyperprior, m, kit)
+        if config.trellis and (isinstance(config.distribution, Mixture) or not config.centroid):
+            raise ModelError("a trellis needs the distribution Gaussian and centroids; set trellis=False")
         features = self.hyperprior.features
         if self.hyperprior.features < m:
             raise ModelError(f"the hyperprior's {self.hyperprior.features} features must hold a mean for {m} latents")
         self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = Prior(self.hyperprior.channels)
+        self.trellis = Trellis(m) if config.trellis else None
         self.post_filter = PostFilter(config.post_filters) if config.post_filters else None
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)
@@ -128,6 +135,17 @@ class Model(nn.Module):
         """The post-filter whose numbers files hold: None if the weights know no directions."""
         own = self.post_filter
         return own if own is not None and bool(own.taps.any()) else None
+
+    @property
+    def own_trellis(self) -> Trellis | None:
+        """The trellis that files are coded with: None if it was not fitted, or the model is not exact."""
+        own = self.trellis
+        return own if own is not None and self.config.exact and bool(own.table_masses.any()) else None
+
+    @property
+    def _gaussian(self) -> distributions.Gaussian:
+        assert isinstance(self.distribution, distributions.Gaussian)
+        return self.distribution
 
     def lambdas(self, quality: Tensor) -> Tensor:
         """Return the Lagrangian multipliers of qualities 1..100 (see `rate`)."""
@@ -190,6 +208,8 @@ class Model(nn.Module):
 
         `rounding` must pass a gradient; what it gives for z and y is read by all that reads symbols.
         """
+        if self.own_trellis is not None and not (self.training or torch.is_grad_enabled()):
+            return self._told(y, z, quality)
         z_hat = rounding(z)
         with self.arithmetic():
             features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
@@ -220,6 +240,21 @@ class Model(nn.Module):
         noisy = self.distribution.bits(self._noisy(residual, symbols), parameters.detach(), usual.detach())
         return coded + noisy - noisy.detach()
 
+    def _told(self, y: Tensor, z: Tensor, quality: Tensor) -> Output:
+        """Do as `estimate` by what files hold: the trellis decides one picture after another."""
+        values, bits = zip(
+            *(self._told_one(*each) for each in zip(y.split(1), z.split(1), quality.split(1), strict=True)), strict=True
+        )
+        z_hat = z.round()
+        return Output(self.synthesise(torch.cat(values), quality), torch.cat(bits), self.prior.bits(z_hat, z_hat))
+
+    def _told_one(self, y: Tensor, z: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y_hat and the bits of y, both (1, M, h, w)."""
+        trellis, latents = self.own_trellis, self.quantised(y, z, quality)
+        assert trellis is not None
+        bits = self._look(latents, quality, lambda chosen, symbols: trellis.count(self._gaussian, chosen, symbols))
+        return self.dequantise(latents, int(quality)), torch.from_numpy(bits).to(y.device)[None]
+
     def arithmetic(self) -> AbstractContextManager[object]:
         """Return the settings under which the entropy path computes; exact layers are not left to autocast."""
         if not self.config.exact:
@@ -244,17 +279,41 @@ class Model(nn.Module):
         self.prior.freeze()
         self.distribution.freeze()
 
-    @torch.no_grad()
     def latents(self, x: Tensor, quality: int) -> Latents:
         """Return the integers that a file of x (1, 3, H, W) at this quality holds, but for its filter."""
-        at = _quality(quality, x)
+        return self.quantised(*self.targets(x, quality), _quality(quality, x))
+
+    @torch.no_grad()
+    def targets(self, x: Tensor, quality: int) -> tuple[Tensor, Tensor]:
+        """Return what is quantised of x (1, 3, H, W): y (1, M, h, w) and z (1, N, a, b)."""
         with autocast(self.device):  # costs 0.02 % of the loss at most
-            y, z = (each.float() for each in self.analyse(x, at))
-        z_hat = z.round().clamp(-LIMIT, LIMIT)
+            y, z = (each.float() for each in self.analyse(x, _quality(quality, x)))
+        return y, z
+
+    @torch.no_grad()
+    def quantised(self, y: Tensor, z: Tensor, quality: Tensor) -> Latents:
+        """Return the integers of y and z at a quality (1,): each rounded, or on the best path of the trellis."""
+        z_hat, size = z.round().clamp(-LIMIT, LIMIT), (y.shape[2], y.shape[3])
         with self.arithmetic():
-            features = self.features(z_hat, at, (y.shape[2], y.shape[3]))
-        symbols = _integers(y - features[:, : self.config.latents])
-        return Latents(symbols, _integers(z_hat), self._kept(features))
+            features = self.features(z_hat, quality, size)
+            residual = (y - features[:, : self.config.latents])[0]
+            if (trellis := self.own_trellis) is None:
+                return Latents(_integers(residual), _integers(z_hat[0]), self._kept(features))
+            wanted = residual.flatten(1).cpu().numpy()
+            coded, values = np.zeros(wanted.shape, np.int32), np.zeros(wanted.shape, np.float32)
+            weights, by_level = trellis.weights(quality)
+            walk = Recorder(self.context.walk(features))
+            with one_thread():
+                for step, chosen, place in self._groups(walk, size, quality):
+                    each = np.repeat(weights[place[0]], len(place[1]))
+                    symbols, seen, meant = trellis.quantise(
+                        self._gaussian, chosen, wanted[place].reshape(-1), each, by_level
+                    )
+                    shape = values[place].shape
+                    coded[place], values[place] = symbols.reshape(shape), meant.reshape(shape)
+                    self._tell(walk, step, place, seen)
+        known = Known(walk.predictions)
+        return Latents(coded.reshape(-1, *size), _integers(z_hat[0]), features, known, values.reshape(-1, *size))
 
     def _kept(self, features: Tensor) -> Tensor | None:
         # What is not exact is computed again, on as many threads as ever: other numbers would not decode.
@@ -287,37 +346,56 @@ class Model(nn.Module):
         features = None if latents is None else latents.features
         if features is None:
             features = self.features(z_hat, _quality(quality, z_hat), (h, w))
-        usual = self.usual_scale(_quality(quality, z_hat))[0, :, :, 0]
-        positions = self.context.order.positions(h, w)
-        y = np.zeros((self.config.latents, h * w), np.int32)
-        values = np.zeros(y.shape, np.float32)
-        given = None if latents is None else latents.y.reshape(y.shape)
         if latents is None or not self.config.exact:
             walk = self.context.walk(features)
-        elif latents.parameters is not None:
-            walk = self.context.from_parameters(latents.parameters)
-        else:  # an encoder knows all symbols; of an exact model one masked pass gives what the walk gives
-            walk = self.context.single_pass(torch.from_numpy(latents.y).to(device).float().unsqueeze(0), features)
-        for step, group in enumerate(self.context.order.sequence(h, w)):
-            parameters = walk.predict(step)[0].float()
-            channels, at = self.context.channels(group), positions[group.phase].numpy()
-            symbols = None if given is None else given[channels, at].reshape(-1)
-            scale = usual[channels].expand(-1, len(at)).flatten()
-            chosen = self.distribution.choose(parameters.flatten(1), scale)
-            coded = self.distribution.code(coder, chosen, symbols)
-            if given is None:
-                value = self.distribution.reconstruct(chosen, coded)
-                values[channels, at] = value.reshape(self.context.segment_channels, len(at))
-            coded = coded.reshape(self.context.segment_channels, len(at))
-            y[channels, at] = coded
-            walk.update(step, torch.from_numpy(coded).to(device).unsqueeze(0))
+        else:
+            walk = latents.walk or self._encoders_walk(latents.y, features)
+        trellis, given = self.own_trellis, None if latents is None else latents.y.reshape(len(latents.y), -1)
+        y, values = np.zeros((self.config.latents, h * w), np.int32), None if latents is None else latents.values
+        unknown = values is None or not isinstance(walk, Known)
+        told = np.zeros(y.shape, np.float32)
+        for step, chosen, place in self._groups(walk, (h, w), _quality(quality, z_hat)):
+            symbols = None if given is None else given[place].reshape(-1)
+            if trellis is None:
+                symbols = self.distribution.code(coder, chosen, symbols)
+            else:
+                symbols = trellis.code(coder, self._gaussian, chosen, symbols)
+            y[place] = symbols.reshape(y[place].shape)
+            if unknown:
+                seen, meant = self._meant(chosen, symbols)
+                told[place] = meant.reshape(told[place].shape)
+                self._tell(walk, step, place, seen)
         numbers = None if latents is None else latents.filter
         if (own := self.own_filter) is not None:
             if latents is not None and numbers is None:
                 numbers = np.zeros(self.config.post_filters, np.int32)
             numbers = own.code(coder, numbers)
-        found = Latents(y.reshape(-1, h, w), z, self._kept(features), filter=numbers)
-        return found if given is not None else found._replace(values=values.reshape(-1, h, w))
+        values = told.reshape(-1, h, w) if unknown else values
+        return Latents(y.reshape(-1, h, w), z, self._kept(features), values=values, filter=numbers)
+
+    def _groups(self, walk: Walk, size: tuple[int, int], quality: Tensor) -> Iterator[tuple[int, Tensor, Place]]:
+        """Yield each group's step, what the distribution chose for it, and its place in y (M, h w).
+
+        Before the next, `_tell` a walk that does not know it what the group's symbols are.
+        """
+        usual = self.usual_scale(quality)[0, :, :, 0]
+        positions = self.context.order.positions(*size)
+        for step, group in enumerate(self.context.order.sequence(*size)):
+            parameters = walk.predict(step)[0].float()
+            channels, at = self.context.channels(group), positions[group.phase].numpy()
+            scale = usual[channels].expand(-1, len(at)).flatten()
+            yield step, self.distribution.choose(parameters.flatten(1), scale), (channels, at)
+
+    def _tell(self, walk: Walk, step: int, place: Place, seen: NDArray[Any]) -> None:
+        walk.update(
+            step, torch.from_numpy(seen.reshape(self.context.segment_channels, -1)).to(self.device).unsqueeze(0)
+        )
+
+    def _meant(self, chosen: Tensor, symbols: Integers) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return what the context model sees of n symbols, and what they stand for."""
+        if (trellis := self.own_trellis) is None:
+            return symbols, self.distribution.reconstruct(chosen, symbols)
+        return trellis.meant(self._gaussian, chosen, symbols)
 
     def least_bytes(self, size: tuple[int, int]) -> float:
         """Return what y of a picture of this size takes at least: a shorter file cannot be whole."""
@@ -335,20 +413,27 @@ class Model(nn.Module):
     @torch.no_grad()
     def known(self, latents: Latents, quality: int) -> Latents:
         """Return latents with all that follows from them, as far as it is missing."""
-        features, parameters, values = latents.features, latents.parameters, latents.values
-        at = _quality(quality, self.log_gain.table)
+        at, size, features = _quality(quality, self.log_gain.table), latents.y.shape[1:], latents.features
         with self.arithmetic():
             if features is None:
                 z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
-                features = self.features(z_hat, at, latents.y.shape[1:])
-            if values is None:  # an encoder's
-                values = latents.y.astype(np.float32)
-                if self.config.centroid:
-                    symbols = torch.from_numpy(values).to(self.device).unsqueeze(0)
-                    parameters = self.context(symbols, features).float()
-                    coded = self._as_coded(symbols, parameters, self.usual_scale(at))
-                    values = self.distribution.reconstruct(*coded).reshape(values.shape)
-        return latents._replace(features=features, parameters=parameters, values=values)
+                features = self.features(z_hat, at, size)
+            if latents.values is not None:
+                return latents._replace(features=features)
+            walk, given = self._encoders_walk(latents.y, features), latents.y.reshape(len(latents.y), -1)
+            values = np.zeros(given.shape, np.float32)
+            for step, chosen, place in self._groups(walk, size, at):
+                seen, meant = self._meant(chosen, given[place].reshape(-1))
+                values[place] = meant.reshape(values[place].shape)
+                self._tell(walk, step, place, seen)
+        kept = walk if self.config.exact and isinstance(walk, Known) else None
+        return latents._replace(features=features, walk=kept, values=values.reshape(latents.y.shape))
+
+    def _encoders_walk(self, y: Integers, features: Tensor) -> Walk:
+        """Return a walk for all groups' symbols: one masked pass, unless what contexts see follows from parameters."""
+        if self.own_trellis is not None:
+            return self.context.walk(features)
+        return self.context.single_pass(torch.from_numpy(y).to(self.device).float().unsqueeze(0), features)
 
     def _as_coded(self, symbols: Tensor, parameters: Tensor, usual: Tensor) -> tuple[Tensor, Integers]:
         """Return the choices and symbols of symbols (B, M, h, w), in a row, given all parameters (B, P, M, h, w)."""
@@ -378,6 +463,27 @@ class Model(nn.Module):
         with autocast(self.device):
             x_hat = self.reconstruct(latents._replace(filter=None), (x.shape[2], x.shape[3]), quality).float()
         return latents._replace(filter=own.fit(*own.loss(x, x_hat, self.multiplier(quality))))
+
+    @torch.no_grad()
+    def levels(self, latents: Latents, quality: int) -> NDArray[np.float32]:
+        """Return the level (M, h, w) of the table that each symbol of y is coded by; the distribution is Gaussian."""
+        return self._look(
+            self.known(latents, quality),
+            _quality(quality, self.log_gain.table),
+            lambda chosen, symbols: self._gaussian.moments(chosen)[0].astype(np.float32),
+        )
+
+    def _look(
+        self, latents: Latents, quality: Tensor, look: Callable[[Tensor, Integers], NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return what is told (M, h, w) of each symbol of known latents, by what the distribution chose for it."""
+        _, h, w = latents.y.shape
+        given = latents.y.reshape(len(latents.y), -1)
+        told = np.zeros(given.shape, np.float32)
+        assert latents.walk is not None
+        for _, chosen, place in self._groups(latents.walk, (h, w), quality):
+            told[place] = look(chosen, given[place].reshape(-1)).reshape(told[place].shape)
+        return told.reshape(latents.y.shape)
 
     def multiplier(self, quality: int) -> float:
         """Return the Lagrangian multiplier of a quality."""
@@ -428,7 +534,7 @@ def _pad(x: Tensor, multiple: int) -> Tensor:
 
 
 def _integers(x: Tensor) -> Integers:
-    return x[0].round().clamp(-LIMIT, LIMIT).to(torch.int32).cpu().numpy()
+    return x.round().clamp(-LIMIT, LIMIT).to(torch.int32).cpu().numpy()
 
 
 def _quality(quality: int, like: Tensor) -> Tensor:

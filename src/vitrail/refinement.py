@@ -1,57 +1,52 @@
 """Online rate-distortion optimisation (oRDO): a picture's latents are refined before they are coded.
 
-Gradient descent on y and z, with all parameters fixed; the decoder does not change. Two ways to differentiate through
-rounding: Gumbel annealing (Yang et al., NeurIPS 2020), which the efforts use, with less chance and with steps of y that
-are shares of Newton's; and straight through, as in eContextformer (arXiv 2306.14287, after Campos et al. 2019). Large
-pictures are refined tile by tile, so that memory does not grow with them.
+All parameters are fixed, and the decoder does not change. Of a model with a trellis, the values that its path follows
+move against the gradient of the picture's error, as a file of the present path gives it, and a path is sought anew: of
+rates no gradient is needed, since the trellis counts them. Of others y and z descend straight through rounding, as in
+eContextformer (arXiv 2306.14287, after Campos et al. 2019). Large pictures are looked at tile by tile, so that the
+memory of gradients does not grow with them.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.coding import LIMIT
 from vitrail.errors import UsageError
 from vitrail.model import HYPER_STRIDE, STRIDE, Integers, Latents, Model
 from vitrail.precision import autocast
-from vitrail.straight import round_through
+from vitrail.trellis import FROM
 
-_STEPS = (0, 4, 6, 9, 13, 20, 30, 44, 66, 100)
+_STEPS = (0, 1, 2, 3, 5, 8, 12, 18, 27, 40)
 EFFORTS = range(len(_STEPS))
 # Latent positions a side: whole windows of every context, whole positions of z.
 _TILE = 64
-# Temperatures at the first and the last step; at 0.5 a value is as soft as it can be.
-_WARM, _COLD = 0.4, 0.2
-# A share of the chance that Gumbel annealing has: all of it takes more steps than the efforts make.
-_CHANCE = 0.3
+# Positions around a tile that its latents' errors reach, nearly.
+_AROUND = 4
 # Bits for each squared rounding step: what the rate bends, and all that a channel without effect on pixels has.
-_LEAST_CURVATURE = 10.0
-# In rounding steps: a step's slope holds no farther.
+_LEAST_CURVATURE = 8.0
+# What is left of the rate after an effort's last step.
+_LAST = 0.3
+# Rate and decay without a trellis.
+_STRAIGHT = 0.006, 0.9
+# In rounding steps: a slope holds no farther.
 _LONGEST = 0.3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`steps` steps, of a size of `rate` * `decay`^n at step n.
+    """`steps` steps, of a size of `rate` * `decay`^n at step n: y's share of Newton's step.
 
-    With annealing that is y's share of Newton's step, and z has Adam. Without, Adam's learning rate of both, in units
-    of the rounding step.
+    With `straight` it is Adam's learning rate, straight through rounding, in units of the rounding step. Models without
+    a trellis have such a plan in place of any other of as many steps.
     """
 
     steps: int
-    rate: float = 0.15
-    decay: float = 1.0
-    annealing: bool = True
-
-    @property
-    def rate_z(self) -> float:
-        """Adam's learning rate for z at the first step: z goes as far in few steps as in many."""
-        return min(0.05, 0.7 / max(1, self.steps)) if self.annealing else self.rate
+    rate: float = 0.3
+    decay: float = 0.9
+    straight: bool = False
 
 
 def effort_plan(effort: int) -> Plan:
@@ -62,7 +57,7 @@ def effort_plan(effort: int) -> Plan:
     if effort not in EFFORTS:
         raise UsageError(f"effort is {effort!r}; give a whole number from 0 to {EFFORTS[-1]}")
     steps = _STEPS[effort]
-    return Plan(steps, decay=0.1 ** (1 / max(1, steps)))
+    return Plan(steps, decay=_LAST ** (1 / max(1, steps)))
 
 
 def refine(
@@ -70,35 +65,73 @@ def refine(
     x: Tensor,
     quality: int,
     plan: Plan,
+    latents: Latents,
     advance: Callable[[float], bool] = lambda share: True,
-    own_filter: Integers | None = None,
 ) -> Latents:
-    """Return refined latents of x (1, 3, H, W) in 0..1 at a quality 1..100, behind which a filter (see `postfilter`).
+    """Return refined latents of x (1, 3, H, W) in 0..1 at a quality 1..100, given its plain ones.
 
-    `own_filter`: its numbers; what it mends already the latents need not. The latents that are returned have none yet.
-    Each tile's are the better of the plain ones and of what the steps led to, by the estimated loss. `advance` is
-    told before a step which share of all work it is, and returns whether to make it; the rest is then left as it is.
+    What their filter mends the refined ones need not; those that are returned have none yet. `advance` is told
+    before each tile's step which share of all work it is, and returns whether to make it; the rest is then left as it
+    is.
     """
-    plain = model.in_floats().eval().requires_grad_(False)
     at = torch.full((1,), float(quality), device=model.device)
-    with torch.no_grad(), autocast(x.device):  # as `Model.latents` does
-        y, z = (each.float() for each in plain.analyse(x, at))
-    found = Latents(np.zeros(y.shape[1:], np.int32), np.zeros(z.shape[1:], np.int32))
-    going = True
-    for rows, columns in _tiles(y.shape[2], y.shape[3]):
+    y, z = model.targets(x, quality)
+    if model.own_trellis is None and not plan.straight:
+        plan = Plan(plan.steps, *_STRAIGHT, straight=True)
+    if plan.straight:
+        return model.quantised(*_descended(model, x, y, z, at, plan, advance, latents.filter), at)
+    wanted, own_filter = y, latents.filter
+    latents = latents._replace(filter=None)
+    for step in range(plan.steps):
+        slope = _slope(model, x, latents, at, plan, advance, own_filter)
+        if slope is None:
+            break
+        wanted += plan.rate * plan.decay**step * _move(model, latents, slope, wanted, at)
+        latents = model.quantised(wanted, z, at)
+    return latents
+
+
+def _slope(
+    model: Model,
+    x: Tensor,
+    latents: Latents,
+    quality: Tensor,
+    plan: Plan,
+    advance: Callable[[float], bool],
+    own_filter: Integers | None,
+) -> Tensor | None:
+    """Return the slope of the picture's error with y_hat (1, M, h, w), in bits; None when told to stop."""
+    y_hat = model.dequantise(latents, int(quality))
+    slope = torch.zeros_like(y_hat)
+    weight = model.multiplier(int(quality)) * 255**2 / 3
+    for rows, columns in _tiles(y_hat.shape[2], y_hat.shape[3]):
         pixels = x[:, :, _scaled(rows), _scaled(columns)]
-        z_rows, z_columns = (
-            slice(side.start // HYPER_STRIDE, -(-side.stop // HYPER_STRIDE)) for side in (rows, columns)
-        )
-        tile = _Tile(plain, pixels, y[:, :, rows, columns], z[:, :, z_rows, z_columns], at, own_filter)
-        share = pixels[0, 0].numel() / x[0, 0].numel() / max(1, plan.steps)
-        for step in range(plan.steps):
-            going = going and advance(share)
-            if not going:
-                break
-            tile.step(plan, step)
-        found.y[:, rows, columns], found.z[:, z_rows, z_columns] = tile.finish()
-    return found
+        if not advance(_share(pixels, x, plan)):
+            return None
+        top, left = (max(0, side.start - _AROUND) for side in (rows, columns))
+        around = y_hat[:, :, top : rows.stop + _AROUND, left : columns.stop + _AROUND].clone().requires_grad_()
+        height, width = (STRIDE * side for side in around.shape[2:])
+        pixels = x[:, :, STRIDE * top : STRIDE * top + height, STRIDE * left : STRIDE * left + width]
+        with torch.enable_grad(), autocast(x.device):
+            x_hat = model.synthesise(around, quality).float()[:, :, : pixels.shape[2], : pixels.shape[3]]
+            error = weight * (model.filtered(x_hat, own_filter, int(quality)) - pixels).square().sum()
+        (found,) = torch.autograd.grad(error, around)
+        slope[:, :, rows, columns] = found[:, :, rows.start - top :, columns.start - left :][
+            :, :, : rows.stop - rows.start, : columns.stop - columns.start
+        ]
+    return slope
+
+
+def _move(model: Model, latents: Latents, slope: Tensor, wanted: Tensor, quality: Tensor) -> Tensor:
+    """Return how far the wanted values (1, M, h, w) lie from the least error, by each latent's own curvature.
+
+    What is rounded alone stays: it would cost bits that nothing counts.
+    """
+    assert model.trellis is not None
+    weights = torch.from_numpy(model.trellis.weights(quality)[0]).to(slope.device)[None, :, None, None]
+    aim = model.dequantise(latents, int(quality)) - slope / (2 * weights + _LEAST_CURVATURE)
+    followed = torch.from_numpy(model.levels(latents, int(quality)) >= FROM).to(slope.device)
+    return (aim - wanted).clamp(-_LONGEST, _LONGEST) * followed
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
@@ -111,6 +144,38 @@ def _scaled(part: slice) -> slice:
     return slice(part.start * STRIDE, part.stop * STRIDE)
 
 
+def _share(pixels: Tensor, x: Tensor, plan: Plan) -> float:
+    return pixels[0, 0].numel() / x[0, 0].numel() / plan.steps
+
+
+def _descended(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    quality: Tensor,
+    plan: Plan,
+    advance: Callable[[float], bool],
+    own_filter: Integers | None,
+) -> tuple[Tensor, Tensor]:
+    """Return y and z, of each tile those of the least estimated loss on its way straight through rounding."""
+    plain = model.in_floats().eval().requires_grad_(False)
+    y, z, going = y.clone(), z.clone(), True
+    for rows, columns in _tiles(y.shape[2], y.shape[3]):
+        pixels = x[:, :, _scaled(rows), _scaled(columns)]
+        z_rows, z_columns = (
+            slice(side.start // HYPER_STRIDE, -(-side.stop // HYPER_STRIDE)) for side in (rows, columns)
+        )
+        tile = _Tile(plain, pixels, y[:, :, rows, columns], z[:, :, z_rows, z_columns], quality, own_filter)
+        for step in range(plan.steps):
+            going = going and advance(_share(pixels, x, plan))
+            if not going:
+                break
+            tile.step(plan.rate * plan.decay**step)
+        y[:, :, rows, columns], z[:, :, z_rows, z_columns] = tile.best
+    return y, z
+
+
 class _Tile:
     """A tile's latents on their way, and the best of those that were looked at."""
 
@@ -121,81 +186,21 @@ class _Tile:
         self.y, self.z = y.clone().requires_grad_(), z.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.y, self.z])
         self.least, self.best = math.inf, (y, z)
-        with torch.no_grad():
-            self.keep(self.loss(round_through))
 
-    def loss(self, rounding: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return bits per pixel + lambda 255^2 MSE."""
-        height, width = self.x.shape[2:]
-        output = self.model.estimate(self.y, self.z, self.quality, rounding)
-        bpp = (output.y_bits.sum() + output.z_bits.sum()) / (height * width)
-        x_hat = self.model.filtered(output.x_hat[:, :, :height, :width], self.own_filter, int(self.quality))
-        return bpp + self.weight * (x_hat - self.x).square().mean()
-
-    @property
-    def weight(self) -> Tensor:
-        """Of a mean squared error of samples in 0..1."""
-        return self.model.lambdas(self.quality)[0] * 255**2
-
-    @cached_property
-    def curvature(self) -> Tensor:
-        """What the loss bends with y, about, in each channel (1, M, 1, 1): bits for each squared rounding step.
-
-        For a random sign at every sample, the squared gradient of the signs' sum is expected to be that of the squared
-        error, halved (Hutchinson).
-        """
-        y = self.y.detach().requires_grad_()
-        with autocast(self.x.device):
-            x_hat = self.model.synthesise(y, self.quality).float()
-        signs = torch.randint_like(x_hat, 2) * 2 - 1
-        (slope,) = torch.autograd.grad((x_hat * signs).sum(), y)
-        return 2 / 3 * self.weight * slope.square().mean((2, 3), keepdim=True) + _LEAST_CURVATURE
-
-    def step(self, plan: Plan, step: int) -> None:
-        """Change the latents once."""
-        share = plan.decay**step
-        if plan.annealing:
-            with autocast(self.x.device):
-                loss = self.loss(_annealed(_WARM * (_COLD / _WARM) ** (step / plan.steps)))
-        else:  # then it is what the present latents take
-            loss = self.loss(round_through)
-            self.keep(loss)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if plan.annealing:
-            assert self.y.grad is not None
-            newton = -self.x[0, 0].numel() * self.y.grad / self.curvature
-            with torch.no_grad():
-                self.y += (plan.rate * share * newton).clamp(-_LONGEST, _LONGEST)
-            self.y.grad = None  # so that Adam leaves it alone
-        self.optimizer.param_groups[0]["lr"] = plan.rate_z * share
-        self.optimizer.step()
-
-    def keep(self, loss: Tensor) -> None:
-        """Remember the present latents if their loss is the least so far."""
+    def step(self, rate: float) -> None:
+        """Remember the latents if their loss is the least so far, and change them once."""
+        loss = self.loss()
         if loss.item() < self.least:
             self.least, self.best = loss.item(), (self.y.detach().clone(), self.z.detach().clone())
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
 
-    @torch.no_grad()
-    def finish(self) -> tuple[Integers, Integers]:
-        """Return the integers of the best latents: y's symbols (M, h, w) and z (N, a, b)."""
-        self.keep(self.loss(round_through))
-        y, z = self.best
-        z_hat = z.round().clamp(-LIMIT, LIMIT)
-        features = self.model.features(z_hat, self.quality, (y.shape[2], y.shape[3]))
-        symbols = (y - features[:, : self.model.config.latents]).round().clamp(-LIMIT, LIMIT)
-        return symbols[0].int().cpu().numpy(), z_hat[0].int().cpu().numpy()
-
-
-def _annealed(temperature: float) -> Callable[[Tensor], Tensor]:
-    """Return a rounding that mixes both neighbours, in part by chance, the more of the nearer the colder it is."""
-
-    def rounding(x: Tensor) -> Tensor:
-        low = x.detach().floor()
-        above = (x - low).clamp(1e-4, 1 - 1e-4)
-        logit = (torch.atanh(above) - torch.atanh(1 - above)) / temperature
-        # Of two classes, the difference of Gumbel noises is logistic.
-        chance = _CHANCE * torch.logit(torch.rand_like(x), eps=1e-6)
-        return low + torch.sigmoid((logit + chance) / temperature)
-
-    return rounding
+    def loss(self) -> Tensor:
+        """Return bits per pixel + lambda 255^2 MSE."""
+        height, width = self.x.shape[2:]
+        output = self.model.estimate(self.y, self.z, self.quality)
+        bpp = (output.y_bits.sum() + output.z_bits.sum()) / (height * width)
+        x_hat = self.model.filtered(output.x_hat[:, :, :height, :width], self.own_filter, int(self.quality))
+        return bpp + self.model.lambdas(self.quality)[0] * 255**2 * (x_hat - self.x).square().mean()

@@ -1,7 +1,7 @@
 """Three symbol coders with one interface, over constriction's range coder (docs.rs/constriction).
 
-`grouped(tables, index, symbols)` and `rows(masses, first, symbols)` return the symbols: an encoder and an estimator
-are given them, a decoder is given None. So one traversal of a model serves all three.
+`grouped(tables, index, symbols)`, `rows(masses, first, symbols)` and `binary(ones, symbols)` return the symbols: an
+encoder and an estimator are given them, a decoder is given None. So one traversal of a model serves all three.
 
 A table's last entry is the escape: a symbol outside a table is coded as the escape, and its value follows after the
 call's other symbols, as a bit length and that many bits (Exp-Golomb).
@@ -21,11 +21,17 @@ Integers = NDArray[np.int32]
 # Larger symbols never occur: the model clamps latents to this.
 LIMIT = 2**15 - 1
 _BITS = 17
+# Of `SymbolCoder.binary`.
+ODDS = 1 << 16
 
 
 def _categorical(masses: Integers) -> object:
     # `perfect` has changed its default, and float64 masses give other bytes: both are part of the format.
     return constriction.stream.model.Categorical(np.ascontiguousarray(masses, np.float32), perfect=False)
+
+
+def _bernoulli(ones: Integers) -> tuple[object, NDArray[np.float32]]:
+    return constriction.stream.model.Bernoulli(perfect=False), ones.astype(np.float32) * np.float32(1 / ODDS)
 
 
 class Tables:
@@ -87,6 +93,13 @@ class SymbolCoder(ABC):
         self.seconds += time.perf_counter() - began
         return result
 
+    def binary(self, ones: Integers, symbols: Integers | None) -> Integers:
+        """Code n bits, of which bit i is a one in ones[i] of `ODDS` cases."""
+        began = time.perf_counter()
+        result = self._binary(ones, symbols)
+        self.seconds += time.perf_counter() - began
+        return result
+
     def _finish(self, coded: Integers, first: Integers, escape: Integers, symbols: Integers | None) -> Integers:
         escaped = np.flatnonzero(coded == escape)
         result = coded + first
@@ -113,6 +126,9 @@ class SymbolCoder(ABC):
 
     @abstractmethod
     def _run_rows(self, masses: NDArray[np.float32], entries: Integers | None) -> Integers: ...
+
+    @abstractmethod
+    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers: ...
 
     @abstractmethod
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers: ...
@@ -148,6 +164,10 @@ class RangeEncoder(SymbolCoder):
         self._encoder.encode(_given(entries), family, masses)
         return _given(entries)
 
+    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
+        self._encoder.encode(_given(symbols), *_bernoulli(ones))
+        return _given(symbols)
+
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:
         self._encoder.encode(_given(entries), constriction.stream.model.Uniform(size))
         return _given(entries)
@@ -175,6 +195,9 @@ class RangeDecoder(SymbolCoder):
         family = constriction.stream.model.Categorical(perfect=False)
         return self._decode(lambda: self._decoder.decode(family, masses))
 
+    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
+        return self._decode(lambda: self._decoder.decode(*_bernoulli(ones)))
+
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:
         return self._decode(lambda: self._decoder.decode(constriction.stream.model.Uniform(size), count))
 
@@ -195,6 +218,11 @@ class Estimator(SymbolCoder):
         picked = np.take_along_axis(masses, _given(entries)[:, None], 1)[:, 0]
         self.bits -= float(np.log2(picked / masses.sum(1)).sum())
         return _given(entries)
+
+    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
+        taken = np.where(_given(symbols) == 1, ones, ODDS - ones)
+        self.bits -= float(np.log2(taken / ODDS).sum())
+        return _given(symbols)
 
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:
         self.bits += count * float(np.log2(size))

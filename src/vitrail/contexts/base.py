@@ -48,14 +48,10 @@ class ContextModel(nn.Module, ABC):
     def walk(self, features: Tensor) -> Walk:
         """Start a stepwise traversal for features (B, F, h, w)."""
 
-    def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
+    def single_pass(self, symbols: Tensor, features: Tensor) -> "Known":
         """Start a traversal for an encoder, whose parameters all come from one masked pass."""
-        return self.from_parameters(self(symbols, features))
-
-    def from_parameters(self, parameters: Tensor) -> Walk:
-        """Start a traversal for an encoder that has what `forward` gives."""
-        size = (parameters.shape[3], parameters.shape[4])
-        flat, positions = parameters.flatten(3), self.order.positions(*size)
+        size = (symbols.shape[2], symbols.shape[3])
+        flat, positions = self(symbols, features).flatten(3), self.order.positions(*size)
         groups = self.order.sequence(*size)
         return Known([flat[:, :, self.channels(each)][..., positions[each.phase]] for each in groups])
 
@@ -98,6 +94,23 @@ class Known(Walk):
 
     def update(self, step: int, symbols: Tensor) -> None:
         """Learn nothing."""
+
+
+class Recorder(Walk):
+    """A walk that remembers what it predicts."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self.predictions: list[Tensor] = []
+
+    def predict(self, step: int) -> Tensor:
+        """See `Walk`."""
+        self.predictions.append(self.walk.predict(step))
+        return self.predictions[-1]
+
+    def update(self, step: int, symbols: Tensor) -> None:
+        """See `Walk`."""
+        self.walk.update(step, symbols)
 
 
 class ParameterNetworks(nn.Module):

@@ -303,7 +303,7 @@ class EContextformer(ContextModel):
             segments.append(torch.cat(phases, -1).index_select(-1, places))
         return self.join(segments).to(symbols.dtype).unflatten(-1, size)
 
-    def single_pass(self, symbols: Tensor, features: Tensor) -> Walk:
+    def single_pass(self, symbols: Tensor, features: Tensor) -> Known:
         """See `ContextModel`."""
         return Known(self.predictions(symbols, features))
 

@@ -1,0 +1,167 @@
+"""Trellis-coded quantisation: what is written is read, the best path is the best, and files get shorter."""
+
+import zlib
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, wake
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+import vitrail
+from vitrail import codec, config, distributions, picture, trellis
+from vitrail.coding import LIMIT, Estimator, RangeDecoder, RangeEncoder
+from vitrail.distributions import LEVELS, OFFSET_UNITS
+from vitrail.model import Model
+from vitrail.trellis import FROM, HALF, Trellis
+
+GAUSSIAN = distributions.Gaussian(centroid=True)
+
+
+@pytest.fixture(scope="module")
+def guessed() -> Trellis:
+    own = Trellis(4)
+    own.guess()
+    return own
+
+
+def chosen(count: int, seed: int = 0) -> torch.Tensor:
+    """Return what a distribution chooses for elements of all scales."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = torch.stack([torch.randn(count, generator=generator) * 2, torch.zeros(count)])
+    return GAUSSIAN.choose(parameters, torch.rand(count, generator=generator) * 6)
+
+
+@given(st.lists(st.one_of(st.integers(-3, 3), st.integers(-LIMIT, LIMIT)), max_size=700), st.integers(0, 9))
+def test_symbols_return_at_the_counted_size(guessed: Trellis, symbols: list[int], seed: int) -> None:
+    at, given_symbols = chosen(len(symbols), seed), np.array(symbols, np.int32)
+    encoder, estimator = RangeEncoder(), Estimator()
+    assert np.array_equal(guessed.code(encoder, GAUSSIAN, at, given_symbols), given_symbols)
+    guessed.code(estimator, GAUSSIAN, at, given_symbols)
+    data = encoder.finish()
+    assert np.array_equal(guessed.code(RangeDecoder(data), GAUSSIAN, at, None), given_symbols)
+    assert 8 * len(data) <= estimator.bits * 1.001 + 64
+
+
+def test_counted_bits_are_those_of_the_coder(guessed: Trellis) -> None:
+    at, estimator = chosen(3000), Estimator()
+    _, means = GAUSSIAN.moments(at)
+    symbols, _, _ = guessed.quantise(GAUSSIAN, at, means, np.full(3000, 8.0, np.float32), np.ones(LEVELS, np.float32))
+    guessed.code(estimator, GAUSSIAN, at, symbols)
+    assert guessed.count(GAUSSIAN, at, symbols).sum() == pytest.approx(estimator.bits, rel=1e-3)
+
+
+def test_two_quantisers_share_zero_and_half_steps(guessed: Trellis) -> None:
+    count = 64
+    levels = np.full(count, FROM, np.int32)
+    random = np.random.default_rng(0)
+    symbols = random.integers(-3, 4, count).astype(np.int32)
+    quantisers = guessed._quantisers(symbols)
+    points, meant = guessed._values(levels, symbols, quantisers)
+    assert set(quantisers) == {0, 1}
+    halves = points / HALF
+    assert np.array_equal(points, meant)  # no offsets yet
+    assert np.array_equal(np.sign(halves), np.sign(symbols))
+    assert (halves[(quantisers == 0)] % 2 == 0).all()
+    assert (halves[(quantisers == 1) & (symbols != 0)] % 2 == 1).all()
+
+
+def test_a_symbol_stands_for_its_offset_outwards() -> None:
+    own = Trellis(1)
+    own.guess()
+    own.table_offsets[own.start[0] + 1] = -OFFSET_UNITS // 8
+    points, meant = own._values(np.full(2, FROM, np.int32), np.array([0, -1], np.int32), np.zeros(2, np.int32))
+    assert (meant - points).tolist() == [0, 0.125]
+
+
+@given(st.integers(0, 10**6))
+def test_the_best_path_is_the_best(seed: int) -> None:
+    steps = 6
+    costs: NDArray[np.float32] = np.random.default_rng(seed).random((4, steps, 2), np.float32)
+    path = trellis._best(costs)
+    for lane in range(2):
+
+        def loss(parities: tuple[int, ...], lane: int = lane) -> float:
+            state, total = 0, 0.0
+            for step, parity in enumerate(parities):
+                total += float(costs[2 * (state & 1) + parity, step, lane])
+                state = trellis._AFTER[state, parity]
+            return total
+
+        found = tuple(int(row) & 1 for row in path[:, lane])
+        assert loss(found) == pytest.approx(min(map(loss, product((0, 1), repeat=steps))), rel=1e-5)
+
+
+def test_it_beats_rounding_alone(guessed: Trellis) -> None:
+    count, weight = 20000, 8.66  # where a step of one is best
+    random = np.random.default_rng(0)
+    at = GAUSSIAN.choose(torch.zeros(2, count), torch.full((count,), float(distributions.exponents(torch.tensor(1.5)))))
+    values = random.normal(0, 1.5, count).astype(np.float32)
+    weights, by_level = np.full(count, weight, np.float32), np.ones(LEVELS, np.float32)
+
+    def loss(bits: NDArray[np.float32], meant: NDArray[np.float32]) -> float:
+        return float(bits.sum() + weight * np.square(meant - values).sum()) / count
+
+    rounded = values.round().astype(np.int32)
+    plain = loss(GAUSSIAN.count(at, rounded), GAUSSIAN.reconstruct(at, rounded))
+    symbols, points, meant = guessed.quantise(GAUSSIAN, at, values, weights, by_level)
+    assert all(map(np.array_equal, guessed.meant(GAUSSIAN, at, symbols), (points, meant)))
+    followed = loss(guessed.count(GAUSSIAN, at, symbols), meant)
+    assert followed < plain - 0.1  # bits a symbol, of the quarter that there is
+
+
+@pytest.mark.parametrize("name", ["econtextformer-s", "econtextformer-m", "mcdh-s"])
+def test_the_package_gains_by_it(name: str, photo: Image.Image) -> None:
+    model = vitrail.load_model(name)
+    assert model.own_trellis is not None
+    without = Model(replace(model.config, trellis=False)).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    source = picture.read(photo.crop((100, 100, 356, 356)))
+    x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
+    losses = []
+    for each in (model, without):
+        with torch.no_grad():
+            output = each(x, 50)
+        bits = float(output.y_bits.sum() + output.z_bits.sum())
+        mse = float((output.x_hat - x).square().mean())
+        losses.append(bits + model.multiplier(50) * 255**2 * mse * 256**2)
+    assert losses[0] < 0.985 * losses[1]
+
+
+def test_models_code_with_it_once_it_has_tables(photo: Image.Image) -> None:
+    torch.manual_seed(0)
+    model = Model(replace(TINY, exact=True, trellis=True)).eval()
+    wake(model)
+    model.freeze()
+    x = torch.from_numpy(np.array(photo.crop((200, 100, 340, 190)))).permute(2, 0, 1)[None].float() / 255
+    strings = []
+    for fitted in (False, True):
+        assert (model.own_trellis is not None) == fitted
+        compressed = model.compress(x, 80)
+        with torch.no_grad():
+            assert torch.equal(model.decompress(**compressed)["x_hat"], model(x, 80).x_hat.clamp(0, 1))
+        strings.append(compressed["strings"][0])
+        assert model.trellis is not None
+        model.trellis.guess()
+    assert strings[0] != strings[1]
+    assert model.in_floats().own_trellis is None
+
+
+def test_it_needs_gaussians_with_centroids() -> None:
+    for settings in ({"distribution": config.Mixture(), "exact": False}, {"centroid": False}):
+        with pytest.raises(vitrail.ModelError, match="trellis"):
+            Model(replace(config.named("econtextformer-s"), **settings))
+
+
+def test_damaged_bytes_are_refused(photo: Image.Image) -> None:
+    model = vitrail.load_model()
+    data = bytearray(codec.encode(picture.read(photo.crop((0, 0, 64, 64))), model, 50).data)
+    data[30] ^= 64
+    data[-4:] = zlib.crc32(data[:-4]).to_bytes(4, "little")
+    with pytest.raises(vitrail.FormatError):
+        codec.decode(bytes(data), model)
