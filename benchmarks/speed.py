@@ -74,7 +74,7 @@ def main(path: Path, name: str, large: bool) -> None:
     torch.set_num_threads(1)  # as `codec` does
     seconds = []
     for each in (model, plain):
-        latents = each.latents(x, 50)._replace(features=None)
+        latents = each.latents(x, 50)._replace(features=None, walk=None, values=None)
         encoder = RangeEncoder()
         each.traverse(encoder, (height, width), 50, latents)
         data = encoder.finish()

@@ -38,8 +38,8 @@ def weigh(model: Model, pictures: list[Tensor]) -> None:
         for x in pictures:
             latents = model.known(model.latents(x, quality), quality)
             y_hat = model.dequantise(latents, quality).requires_grad_()
-            signs = torch.randint(2, x.shape) * 2.0 - 1
-            (slope,) = torch.autograd.grad((model.synthesise(y_hat, at) * signs).sum(), y_hat)
+            x_hat = model.synthesise(y_hat, at)
+            (slope,) = torch.autograd.grad((x_hat * (torch.randint_like(x_hat, 2) * 2 - 1)).sum(), y_hat)
             # The loss of a picture is lambda 255^2 of the mean over 3 samples a pixel.
             curvature = slope[0].square() * (model.multiplier(quality) * 255**2 / 3)
             seen.append((curvature, torch.from_numpy(model.levels(latents, quality)).long()))
@@ -74,7 +74,7 @@ def fit(model: Model, pictures: list[Tensor], random: np.random.Generator) -> No
     for x in pictures:
         model.latents(x, int(random.integers(1, 101)))
     own._quantise = plain  # type: ignore[method-assign]
-    masses, offsets = own.table_masses.numpy(), own.table_offsets.numpy()
+    masses, offsets = own.table_masses.numpy().copy(), own.table_offsets.numpy().copy()
     for start, reach in zip(own.start, own.reach, strict=True):
         row, (counts, outwards) = slice(start, start + reach + 1), tally[:, start : start + reach + 1]
         sides = np.where(np.arange(reach + 1), 2, 1)
@@ -82,12 +82,14 @@ def fit(model: Model, pictures: list[Tensor], random: np.random.Generator) -> No
         shares = counts / sides + GUESSED * guessed
         masses[row] = np.maximum((shares / (shares * sides).sum() * TOTAL).round(), 1)
         offsets[row] = (outwards / (counts + STILL) * OFFSET_UNITS).round()
-    own.table_masses, own.table_offsets = torch.from_numpy(masses.copy()), torch.from_numpy(offsets.copy())
+    own.table_masses, own.table_offsets = torch.from_numpy(masses), torch.from_numpy(offsets)
 
 
 _, source, store, file = sys.argv
 torch.manual_seed(0)
 loaded, data, random = weights.load(source), Store(Path(store), torch.device("cpu")), np.random.default_rng(0)
+if not loaded.config.exact:
+    sys.exit(f"{source} is not of an exact model: a trellis decides what files hold")
 model = Model(replace(loaded.config, trellis=True)).eval().requires_grad_(False)
 model.load_state_dict(loaded.state_dict(), strict=False)
 assert model.trellis is not None

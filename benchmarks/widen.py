@@ -76,6 +76,8 @@ def widen(old: Model, new: Model, patches: Tensor) -> None:
     where = places(old, new)
     given, state = old.state_dict(), new.state_dict()
     for name, value in given.items():
+        if name.startswith("trellis."):
+            continue  # to be fitted anew
         # Of a segment's network the number does not matter.
         if (growing := GROWING.get(re.sub(r"networks\.\d+", "networks.N", name))) is not None:
             dimension, kind = growing

@@ -92,6 +92,18 @@ def test_every_model_can_be_refined(tiny_mcdh: Path, crop: picture.Picture) -> N
     assert codec.decode(codec.encode(crop, loaded, QUALITY, PLANS[0]).data, loaded).image.size == (130, 100)
 
 
+def test_straight_plans_see_their_last_step(tiny: Path, crop: picture.Picture) -> None:
+    loaded = vitrail.load_model(tiny)
+    plain = loaded.latents(_x(crop), QUALITY)
+    refined = refinement.refine(loaded, _x(crop), QUALITY, Plan(1, 0.05, straight=True), plain)
+    assert not np.array_equal(refined.y, plain.y)
+
+
+def test_parameters_may_have_gradients(crop: picture.Picture) -> None:
+    learning = vitrail.load_model().requires_grad_(True)
+    assert codec.encode(crop, learning, QUALITY, Plan(1)).data
+
+
 @pytest.mark.parametrize("effort", [-1, 10, 2.5, "high", None])
 def test_efforts_out_of_range(effort: object) -> None:
     with pytest.raises(UsageError, match="effort"):

@@ -1,6 +1,7 @@
 """Trellis-coded quantisation: what is written is read, the best path is the best, and files get shorter."""
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
@@ -17,7 +18,7 @@ import vitrail
 from vitrail import codec, config, distributions, picture, trellis
 from vitrail.coding import LIMIT, Estimator, RangeDecoder, RangeEncoder
 from vitrail.distributions import LEVELS, OFFSET_UNITS
-from vitrail.model import Model
+from vitrail.model import Latents, Model
 from vitrail.trellis import FROM, HALF, Trellis
 
 GAUSSIAN = distributions.Gaussian(centroid=True)
@@ -150,6 +151,40 @@ def test_models_code_with_it_once_it_has_tables(photo: Image.Image) -> None:
         model.trellis.guess()
     assert strings[0] != strings[1]
     assert model.in_floats().own_trellis is None
+
+
+def test_symbols_beyond_all_tables_keep_their_path(guessed: Trellis) -> None:
+    count = 300
+    parameters = torch.stack([torch.full((count,), -16384.0), torch.zeros(count)])
+    at = GAUSSIAN.choose(parameters, torch.full((count,), 3.0))
+    values = np.where(np.arange(count) % 2, LIMIT, -LIMIT).astype(np.float32)
+    weights, by_level = np.full(count, 8.0, np.float32), np.ones(LEVELS, np.float32)
+    symbols, points, meant = guessed.quantise(GAUSSIAN, at, values, weights, by_level)
+    assert np.abs(symbols).max() <= LIMIT
+    assert all(map(np.array_equal, guessed.meant(GAUSSIAN, at, symbols), (points, meant)))
+
+
+def test_threads_encode_and_decode_at_once(photo: Image.Image) -> None:
+    model, source = vitrail.load_model(), picture.read(photo.crop((0, 0, 64, 64)))
+    data = codec.encode(source, model, 50).data
+
+    def work(number: int) -> bytes:
+        if number % 2:
+            return codec.encode(source, model, 50).data
+        return codec.decode(data, model).image.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(8), timeout=60))
+    assert len(set(found)) == 2
+
+
+def test_levels_are_those_that_were_coded(photo: Image.Image) -> None:
+    model = vitrail.load_model()
+    x = torch.from_numpy(np.array(photo.crop((0, 0, 64, 64)))).permute(2, 0, 1)[None].float() / 255
+    latents = model.latents(x, 50)
+    levels = model.levels(latents, 50)
+    assert (levels >= FROM).any()
+    assert np.array_equal(levels, model.levels(Latents(latents.y, latents.z), 50))
 
 
 def test_it_needs_gaussians_with_centroids() -> None:

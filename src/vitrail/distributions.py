@@ -210,19 +210,16 @@ class Distribution(nn.Module, ABC):
     def reconstruct(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
         """Return what n coded symbols stand for."""
 
-    def reconstruct_through(
-        self, symbols: Tensor, unrounded: Tensor | None, parameters: Tensor, usual: Tensor
-    ) -> Tensor:
+    def reconstruct_through(self, symbols: Tensor, unrounded: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """Return what symbols (B, …) stand for, with the gradient to parameters, and to what was rounded.
 
         That is the slope of `centroids` over the interval around it, the mean of what noise would give: passed straight
-        through, the gradient would tell that zeros of narrow Gaussians follow their values. Without `unrounded`,
-        symbols have a gradient of their own.
+        through, the gradient would tell that zeros of narrow Gaussians follow their values.
         """
         if self.table_offsets is None:
             return symbols
-        values = self.centroids(symbols if unrounded is None else symbols.detach(), parameters, usual)
-        if unrounded is None or not unrounded.requires_grad:
+        values = self.centroids(symbols.detach(), parameters, usual)
+        if not unrounded.requires_grad:
             return values
         with torch.no_grad():
             above, below = (self.centroids(unrounded + side, parameters, usual) for side in (0.5, -0.5))

@@ -7,11 +7,12 @@
         tables = distribution.choose(parameters, usual_scale)
         symbols[group] = distribution.code(coder, tables, symbols[group])
         values[group] = distribution.reconstruct(tables, symbols[group])
-        walk.update(group, symbols[group])
+        walk.update(group, symbols[group])    with a trellis: the points that they name
     y_hat = (values + mean) / gain --synthesis--> x_hat --the picture's own filter--> x_hat
 
 What is rounded is the residual to the hyperprior's mean, never to the context's: so the symbols are known before the
-context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded").
+context model runs, and one masked pass over them is exact in training (docs/design.md, "What is rounded"). A trellis
+takes the distribution's place where files are coded, and decides in the loop what the symbols are.
 """
 
 from collections.abc import Callable, Iterator
@@ -194,35 +195,30 @@ class Model(nn.Module):
         """Code and reconstruct x (B, 3, H, W) in 0..1 at qualities (B,) without writing bytes.
 
         Bits of y are those of the rounded values, and where no gradient is asked for, those that the tables of a file
-        give. In training mode their gradient to y is that of values with uniform noise, and z's bits are of such
-        values. The reconstruction always comes from rounded values.
+        give: a trellis decides then what y is rounded to, elsewhere each element is rounded alone. In training mode the
+        gradient of bits to y is that of values with uniform noise, and z's bits are of such values.
         """
         quality = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(len(x))
         output = self.estimate(*self.analyse(x, quality), quality)
         return output._replace(x_hat=output.x_hat[:, :, : x.shape[2], : x.shape[3]])
 
-    def estimate(
-        self, y: Tensor, z: Tensor, quality: Tensor, rounding: Callable[[Tensor], Tensor] = round_through
-    ) -> Output:
-        """Do the rest of `forward` with what `analyse` gave; the picture has whole blocks.
-
-        `rounding` must pass a gradient; what it gives for z and y is read by all that reads symbols.
-        """
-        if self.own_trellis is not None and not (self.training or torch.is_grad_enabled()):
+    def estimate(self, y: Tensor, z: Tensor, quality: Tensor) -> Output:
+        """Do the rest of `forward` with what `analyse` gave; the picture has whole blocks."""
+        differentiable = self.training or torch.is_grad_enabled()
+        if not differentiable and self.own_trellis is not None:
             return self._told(y, z, quality)
-        z_hat = rounding(z)
+        z_hat = round_through(z)
         with self.arithmetic():
             features = self.features(z_hat, quality, (y.shape[2], y.shape[3]))
             mean = features[:, : self.config.latents]
             residual = y - mean
-            symbols = rounding(residual)
+            symbols = round_through(residual)
             parameters = self.context(symbols, features).float()
             usual = self.usual_scale(quality)
         z_bits = self.prior.bits(self._noisy(z, z_hat), z_hat)
-        if self.training or torch.is_grad_enabled():
+        if differentiable:
             y_bits = self._differentiable_bits(residual, symbols, parameters, usual)
-            unrounded = residual if rounding is round_through else None
-            values = self.distribution.reconstruct_through(symbols, unrounded, parameters, usual)
+            values = self.distribution.reconstruct_through(symbols, residual, parameters, usual)
         else:
             chosen, numbers = self._as_coded(symbols, parameters, usual)
             values = torch.from_numpy(self.distribution.reconstruct(chosen, numbers)).to(y.device).view(y.shape)
@@ -270,6 +266,8 @@ class Model(nn.Module):
         """Return this model with float layers and the same parameters: faster to differentiate, not exact."""
         plain = Model(replace(self.config, exact=False))
         plain.load_state_dict(self.state_dict(), strict=False)  # an exact model has grids too
+        if plain.trellis is not None:  # what is trained on needs another
+            plain.trellis.table_masses.zero_()
         return plain.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # -- coding --------------------------------------------------------------------------------------------------
@@ -297,21 +295,20 @@ class Model(nn.Module):
         with self.arithmetic():
             features = self.features(z_hat, quality, size)
             residual = (y - features[:, : self.config.latents])[0]
-            if (trellis := self.own_trellis) is None:
-                return Latents(_integers(residual), _integers(z_hat[0]), self._kept(features))
-            wanted = residual.flatten(1).cpu().numpy()
-            coded, values = np.zeros(wanted.shape, np.int32), np.zeros(wanted.shape, np.float32)
-            weights, by_level = trellis.weights(quality)
+        if (trellis := self.own_trellis) is None:
+            return Latents(_integers(residual), _integers(z_hat[0]), self._kept(features))
+        wanted = residual.flatten(1).cpu().numpy()
+        coded, values = np.zeros(wanted.shape, np.int32), np.zeros(wanted.shape, np.float32)
+        weights, by_level = trellis.weights(quality)
+        with one_thread(), self.arithmetic():
             walk = Recorder(self.context.walk(features))
-            with one_thread():
-                for step, chosen, place in self._groups(walk, size, quality):
-                    each = np.repeat(weights[place[0]], len(place[1]))
-                    symbols, seen, meant = trellis.quantise(
-                        self._gaussian, chosen, wanted[place].reshape(-1), each, by_level
-                    )
-                    shape = values[place].shape
-                    coded[place], values[place] = symbols.reshape(shape), meant.reshape(shape)
-                    self._tell(walk, step, place, seen)
+            for step, chosen, place in self._groups(walk, size, quality):
+                each = np.repeat(weights[place[0]], len(place[1]))
+                symbols, seen, meant = trellis.quantise(
+                    self._gaussian, chosen, wanted[place].reshape(-1), each, by_level
+                )
+                coded[place], values[place] = self._fold(symbols), self._fold(meant)
+                walk.update(step, self._shown(seen))
         known = Known(walk.predictions)
         return Latents(coded.reshape(-1, *size), _integers(z_hat[0]), features, known, values.reshape(-1, *size))
 
@@ -360,11 +357,11 @@ class Model(nn.Module):
                 symbols = self.distribution.code(coder, chosen, symbols)
             else:
                 symbols = trellis.code(coder, self._gaussian, chosen, symbols)
-            y[place] = symbols.reshape(y[place].shape)
+            y[place] = self._fold(symbols)
             if unknown:
-                seen, meant = self._meant(chosen, symbols)
-                told[place] = meant.reshape(told[place].shape)
-                self._tell(walk, step, place, seen)
+                seen, meant = self._meant(trellis, chosen, symbols)
+                told[place] = self._fold(meant)
+                walk.update(step, self._shown(seen))
         numbers = None if latents is None else latents.filter
         if (own := self.own_filter) is not None:
             if latents is not None and numbers is None:
@@ -376,7 +373,7 @@ class Model(nn.Module):
     def _groups(self, walk: Walk, size: tuple[int, int], quality: Tensor) -> Iterator[tuple[int, Tensor, Place]]:
         """Yield each group's step, what the distribution chose for it, and its place in y (M, h w).
 
-        Before the next, `_tell` a walk that does not know it what the group's symbols are.
+        A walk that does not know it is to be shown the group's symbols before the next.
         """
         usual = self.usual_scale(quality)[0, :, :, 0]
         positions = self.context.order.positions(*size)
@@ -386,14 +383,18 @@ class Model(nn.Module):
             scale = usual[channels].expand(-1, len(at)).flatten()
             yield step, self.distribution.choose(parameters.flatten(1), scale), (channels, at)
 
-    def _tell(self, walk: Walk, step: int, place: Place, seen: NDArray[Any]) -> None:
-        walk.update(
-            step, torch.from_numpy(seen.reshape(self.context.segment_channels, -1)).to(self.device).unsqueeze(0)
-        )
+    def _fold(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """Give what is told of each of a group's symbols, in a row, the shape (C, n) of its place."""
+        return flat.reshape(self.context.segment_channels, -1)
 
-    def _meant(self, chosen: Tensor, symbols: Integers) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def _shown(self, seen: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(self._fold(seen)).to(self.device).unsqueeze(0)
+
+    def _meant(
+        self, trellis: Trellis | None, chosen: Tensor, symbols: Integers
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return what the context model sees of n symbols, and what they stand for."""
-        if (trellis := self.own_trellis) is None:
+        if trellis is None:
             return symbols, self.distribution.reconstruct(chosen, symbols)
         return trellis.meant(self._gaussian, chosen, symbols)
 
@@ -420,13 +421,13 @@ class Model(nn.Module):
                 features = self.features(z_hat, at, size)
             if latents.values is not None:
                 return latents._replace(features=features)
-            walk, given = self._encoders_walk(latents.y, features), latents.y.reshape(len(latents.y), -1)
-            values = np.zeros(given.shape, np.float32)
+            walk, given = Recorder(self._encoders_walk(latents.y, features)), latents.y.reshape(len(latents.y), -1)
+            trellis, values = self.own_trellis, np.zeros(given.shape, np.float32)
             for step, chosen, place in self._groups(walk, size, at):
-                seen, meant = self._meant(chosen, given[place].reshape(-1))
-                values[place] = meant.reshape(values[place].shape)
-                self._tell(walk, step, place, seen)
-        kept = walk if self.config.exact and isinstance(walk, Known) else None
+                seen, meant = self._meant(trellis, chosen, given[place].reshape(-1))
+                values[place] = self._fold(meant)
+                walk.update(step, self._shown(seen))
+        kept = Known(walk.predictions) if self.config.exact else None
         return latents._replace(features=features, walk=kept, values=values.reshape(latents.y.shape))
 
     def _encoders_walk(self, y: Integers, features: Tensor) -> Walk:
@@ -466,7 +467,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def levels(self, latents: Latents, quality: int) -> NDArray[np.float32]:
-        """Return the level (M, h, w) of the table that each symbol of y is coded by; the distribution is Gaussian."""
+        """Return the level (M, h, w) of the table that each symbol of y is coded by; the model is exact."""
         return self._look(
             self.known(latents, quality),
             _quality(quality, self.log_gain.table),
@@ -482,7 +483,7 @@ class Model(nn.Module):
         told = np.zeros(given.shape, np.float32)
         assert latents.walk is not None
         for _, chosen, place in self._groups(latents.walk, (h, w), quality):
-            told[place] = look(chosen, given[place].reshape(-1)).reshape(told[place].shape)
+            told[place] = self._fold(look(chosen, given[place].reshape(-1)))
         return told.reshape(latents.y.shape)
 
     def multiplier(self, quality: int) -> float:

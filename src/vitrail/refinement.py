@@ -123,7 +123,7 @@ def _slope(
 
 
 def _move(model: Model, latents: Latents, slope: Tensor, wanted: Tensor, quality: Tensor) -> Tensor:
-    """Return how far the wanted values (1, M, h, w) lie from the least error, by each latent's own curvature.
+    """Return how far the wanted values (1, M, h, w) lie from the least error, by what errors weigh in their channel.
 
     What is rounded alone stays: it would cost bits that nothing counts.
     """
@@ -172,6 +172,7 @@ def _descended(
             if not going:
                 break
             tile.step(plan.rate * plan.decay**step)
+        tile.look()
         y[:, :, rows, columns], z[:, :, z_rows, z_columns] = tile.best
     return y, z
 
@@ -188,19 +189,20 @@ class _Tile:
         self.least, self.best = math.inf, (y, z)
 
     def step(self, rate: float) -> None:
-        """Remember the latents if their loss is the least so far, and change them once."""
-        loss = self.loss()
-        if loss.item() < self.least:
-            self.least, self.best = loss.item(), (self.y.detach().clone(), self.z.detach().clone())
+        """Change the latents once."""
+        loss = self.look()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
 
-    def loss(self) -> Tensor:
-        """Return bits per pixel + lambda 255^2 MSE."""
+    def look(self) -> Tensor:
+        """Return the latents' bits per pixel + lambda 255^2 MSE, and remember them if that is the least so far."""
         height, width = self.x.shape[2:]
         output = self.model.estimate(self.y, self.z, self.quality)
         bpp = (output.y_bits.sum() + output.z_bits.sum()) / (height * width)
         x_hat = self.model.filtered(output.x_hat[:, :, :height, :width], self.own_filter, int(self.quality))
-        return bpp + self.model.lambdas(self.quality)[0] * 255**2 * (x_hat - self.x).square().mean()
+        loss = bpp + self.model.lambdas(self.quality)[0] * 255**2 * (x_hat - self.x).square().mean()
+        if loss.item() < self.least:
+            self.least, self.best = loss.item(), (self.y.detach().clone(), self.z.detach().clone())
+        return loss

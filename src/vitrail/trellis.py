@@ -1,17 +1,17 @@
 """Trellis-coded quantisation: what y is rounded to follows from the symbols before it.
 
 A value that is rounded alone loses a quarter of a bit to what many values could have together. Here they share that:
-there are two quantisers, one of even and one of odd multiples of half a step (and zero), each with gaps twice as wide
-as those of both together; which of them an element has is told by a state, which the parities of all symbols before it
-drive. So a decoder reads on one path, and an encoder chooses among very many paths, by Viterbi's algorithm, the one of
-the least bits + lambda error. (Marcellin & Fischer 1990; entropy-coded: Fischer & Wang 1992; VVC calls it dependent
-quantisation. Neither of this package's two papers has it.)
+there are two quantisers, one of even and one of odd multiples of half a gap (and zero); which of them an element has is
+told by a state, which the parities of all symbols before it drive. So a decoder reads on one path, and an encoder
+chooses among very many paths, by Viterbi's algorithm, the one of the least bits + lambda error. (Marcellin & Fischer
+1990; entropy-coded: Fischer & Wang 1992; VVC calls it dependent quantisation. Neither of this package's two papers has
+it.)
 
 Elements whose scale is small hardly gain and are rounded as ever. The others of a group lie in lanes, each a path of
 its own: all lanes take a step at once, so that time grows slowly with the picture.
 
 A symbol is a whole number k of gaps from the mean, which is the context's, of the quantiser that its state names:
-2 k half steps in the one, 2 k - sign(k) in the other.
+2 k half gaps in the one, 2 k - sign(k) in the other.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Gaussian, Integer
 
 Floats = NDArray[np.float32]
 
-# Half a gap of a quantiser, in steps of the gains; no multiple of it has to be rounded. From 0.5 to 0.6 all is alike.
+# Half a gap, in steps of rounding; sums of its multiples and of means are exact. From 0.5 to 0.6 all is alike.
 HALF = 0.5625
-# The narrowest level of the trellis: scales of 0.31 and above.
+# The narrowest level of the trellis: scales of 0.29 and above.
 FROM = 10
 # Elements of a lane: a path begins in a state that nobody chose, so that short ones gain less.
 _LANE = 256
@@ -69,7 +69,7 @@ class Trellis(nn.Module):
         super().__init__()
         scale = torch.stack([sigma for _, _, sigma, _ in table_levels(gaussian)])[FROM:]
         # Somewhat less than 6, so that no machine rounds the widest, 6 x 64, to either side.
-        self.reach = np.repeat((6 * scale - 1e-6).ceil().int().numpy() + 3, 2)
+        self.reach = np.repeat((6 * scale - 1e-6).ceil().int().cpu().numpy() + 3, 2)
         self.start = np.cumsum(self.reach + 1) - self.reach - 1
         self.register_buffer("table_masses", torch.zeros(int((self.reach + 1).sum()), dtype=torch.int32))
         self.register_buffer("table_offsets", torch.zeros_like(self.table_masses))
@@ -92,13 +92,14 @@ class Trellis(nn.Module):
             masses[1:] /= 2
             self.table_masses[start : start + reach + 1] = (masses * TOTAL).round().clamp(min=1).int()
 
+    @torch.no_grad()
     def weights(self, quality: Tensor) -> tuple[Floats, Floats]:
         """Return the weights of channels (M,) and those of levels (LEVELS,) at a quality (1,)."""
         channels, levels = (each(quality).exp().flatten().cpu().numpy() for each in (self.log_weight, self.log_level))
         return channels, levels
 
     def _coded(self) -> "_Coded":
-        state = (self.table_masses.data_ptr(), self.table_masses._version, self.table_offsets._version)
+        state = tuple((table.data_ptr(), table._version) for table in (self.table_masses, self.table_offsets))
         if self._kept is None or self._kept[0] != state:
             masses, offsets = (each.cpu().numpy() for each in (self.table_masses, self.table_offsets))
             self._kept = (state, _Coded(masses, offsets, self.start, self.reach))
@@ -107,12 +108,10 @@ class Trellis(nn.Module):
     def code(self, coder: SymbolCoder, distribution: Gaussian, chosen: Tensor, symbols: Integers | None) -> Integers:
         """Do as `Distribution.code`."""
         levels, _, inside = _split(distribution, chosen)
-        result = np.zeros(len(levels), np.int32)
-        for part, code in (
-            (~inside, lambda at, own: distribution.code(coder, chosen[:, torch.from_numpy(at)], own)),
-            (inside, lambda at, own: self._code(coder, levels[at], own)),
-        ):
-            result[part] = code(part, None if symbols is None else symbols[part])
+        alone, result = ~inside, np.zeros(len(levels), np.int32)
+        given = (None, None) if symbols is None else (symbols[alone], symbols[inside])
+        result[alone] = distribution.code(coder, chosen[:, torch.from_numpy(alone)], given[0])
+        result[inside] = self._code(coder, levels[inside], given[1])
         return result
 
     def count(self, distribution: Gaussian, chosen: Tensor, symbols: Integers) -> Floats:
@@ -185,7 +184,7 @@ class Trellis(nn.Module):
         costs = np.zeros((2, 2, steps * lanes), np.float32)  # by quantiser and parity
         choices = np.zeros(costs.shape, np.int32)
         bits, offsets = self._coded().bits, self._coded().offsets
-        distances = np.abs(values)
+        distances = np.abs(values).clip(max=2 * HALF * (LIMIT - 2))
         for quantiser in (0, 1):
             below = ((distances + quantiser * HALF) * (0.5 / HALF)).astype(np.int32)
             least = np.full((2, count), np.inf, np.float32)
@@ -200,7 +199,7 @@ class Trellis(nn.Module):
                     least[parity][better], chosen[parity][better] = loss[better], magnitudes[better]
             costs[quantiser, :, :count], choices[quantiser, :, :count] = least, chosen
         path = _best(costs.reshape(4, steps, lanes)).reshape(-1)[:count]
-        magnitudes = choices.reshape(4, -1)[path, np.arange(count)].clip(max=LIMIT)
+        magnitudes = choices.reshape(4, -1)[path, np.arange(count)]
         return np.where(values < 0, -magnitudes, magnitudes), (path >> 1).astype(np.int32)
 
 

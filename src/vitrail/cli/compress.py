@@ -24,7 +24,7 @@ from vitrail.cli import files
     default=0,
     show_default=True,
     type=click.IntRange(0, 9),
-    help="Above 0, spend time (9: some 100 times as much) on a smaller file; Ctrl-C ends it early.",
+    help="Above 0, spend time (9: some 60 times as much) on a smaller file; Ctrl-C ends it early.",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")

@@ -21,7 +21,7 @@ class Walk(ABC):
 
     @abstractmethod
     def update(self, step: int, symbols: Tensor) -> None:
-        """Take the coded symbols (B, C, n) of the group `step`."""
+        """Take the symbols (B, C, n) of the group `step`, or the points that a trellis names by them."""
 
 
 class ContextModel(nn.Module, ABC):

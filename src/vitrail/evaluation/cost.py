@@ -25,7 +25,7 @@ class Cost(NamedTuple):
     hyper_synthesis_encode: float
     """Twice the former if the model is not exact: once for the mean, and once more as the decoder does it."""
     context_encode: float
-    """With the parameter networks, as `context_decode`: one masked pass of exact models, the walk of others."""
+    """With the parameter networks, as `context_decode`: one masked pass of exact models without a trellis."""
     context_decode: float
     synthesis: float
     post_filter: float
@@ -58,6 +58,7 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
     # Of a context model the shapes alone are followed: a serial one takes thousands of steps.
     context, symbols, known = model.context.to("meta"), y.to("meta"), features.to("meta")
     pixels = height * width
+    passes = config.exact and not config.trellis
     stepwise = _counted(lambda: context.stepwise(symbols, known), pixels)
     hyper_synthesis = _counted(lambda: model.hyperprior.synthesis(z), pixels)
     synthesis = _counted(lambda: model.transform.synthesis(y, quality), pixels)
@@ -70,7 +71,7 @@ def count(config: ModelConfig, size: tuple[int, int] = SIZE) -> Cost:
         hyper_analysis=_counted(lambda: model.hyperprior.analysis(y), pixels),
         hyper_synthesis=hyper_synthesis,
         hyper_synthesis_encode=hyper_synthesis * (1 if config.exact else 2),
-        context_encode=_counted(lambda: context(symbols, known), pixels) if config.exact else stepwise,
+        context_encode=_counted(lambda: context(symbols, known), pixels) if passes else stepwise,
         context_decode=stepwise,
         synthesis=synthesis,
         post_filter=post_filter,

@@ -144,9 +144,10 @@ def launch(fabric: Fabric) -> None:
 
 
 def begin_with(model: Model, start: str) -> None:
-    """Give a float model the parameters of a weights file of the same config; `exact` and `centroid` change none."""
+    """Give a float model the parameters of a weights file of the same config; what only coding knows changes none."""
     given = weights.load(start)
-    if replace(given.config, exact=False, centroid=model.config.centroid) != model.config:
+    coding = {name: getattr(model.config, name) for name in ("centroid", "trellis")}
+    if replace(given.config, exact=False, **coding) != model.config:
         raise UsageError(f"{start} is not of the config {model.config.name} as it is now; leave --start away")
     model.load_state_dict(given.in_floats().state_dict(), strict=False)
     model.freeze()  # or it would be validated by the tables of another version
@@ -156,7 +157,7 @@ def with_latents_of(config: ModelConfig, name: str) -> Model:
     """Return other weights whose latents a config has too. Raises `UsageError` where it has not."""
     given = weights.load(name)
     like = replace(given.config, name=config.name, context=config.context, distribution=config.distribution)
-    if replace(like, exact=config.exact) != config:
+    if replace(like, exact=config.exact, trellis=config.trellis) != config:
         raise UsageError(f"{name} has other latents than the config {config.name}; give weights with its other parts")
     return given
 
