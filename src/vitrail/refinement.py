@@ -105,8 +105,7 @@ def _slope(
     slope = torch.zeros_like(y_hat)
     weight = model.multiplier(int(quality)) * 255**2 / 3
     for rows, columns in _tiles(y_hat.shape[2], y_hat.shape[3]):
-        pixels = x[:, :, _scaled(rows), _scaled(columns)]
-        if not advance(_share(pixels, x, plan)):
+        if not advance(_share(x[:, :, _scaled(rows), _scaled(columns)], x, plan)):
             return None
         top, left = (max(0, side.start - _AROUND) for side in (rows, columns))
         around = y_hat[:, :, top : rows.stop + _AROUND, left : columns.stop + _AROUND].clone().requires_grad_()
@@ -116,9 +115,8 @@ def _slope(
             x_hat = model.synthesise(around, quality).float()[:, :, : pixels.shape[2], : pixels.shape[3]]
             error = weight * (model.filtered(x_hat, own_filter, int(quality)) - pixels).square().sum()
         (found,) = torch.autograd.grad(error, around)
-        slope[:, :, rows, columns] = found[:, :, rows.start - top :, columns.start - left :][
-            :, :, : rows.stop - rows.start, : columns.stop - columns.start
-        ]
+        own = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        slope[:, :, rows, columns] = found[:, :, *own]
     return slope
 
 
