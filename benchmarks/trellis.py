@@ -2,7 +2,7 @@
 
 On crops of a store, at the knots of the quality scale: what errors weigh, by Hutchinson's estimate of how the
 picture's error bends with each latent; then, time and again, masses and centroids of the symbols that the trellis
-takes. All else stays as it is; weights of a config without a trellis get one.
+takes. All else stays as it is; their trellis is that of the config of their name.
 """
 
 import sys
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vitrail import rate, weights
+from vitrail.config import named
 from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Integers
 from vitrail.model import Model
 from vitrail.training.store import Store
@@ -90,7 +91,7 @@ torch.manual_seed(0)
 loaded, data, random = weights.load(source), Store(Path(store), torch.device("cpu")), np.random.default_rng(0)
 if not loaded.config.exact:
     sys.exit(f"{source} is not of an exact model: a trellis decides what files hold")
-model = Model(replace(loaded.config, trellis=True)).eval().requires_grad_(False)
+model = Model(replace(loaded.config, trellis=named(loaded.config.name).trellis)).eval().requires_grad_(False)
 model.load_state_dict(loaded.state_dict(), strict=False)
 assert model.trellis is not None
 model.trellis.table_masses.zero_()

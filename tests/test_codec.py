@@ -207,7 +207,7 @@ class TestShipped:
         x, own = tensor(source), Estimator()
         if model.post_filter is not None:
             model.post_filter.code(own, model.with_filter(x, model.latents(x, quality), quality).filter)
-        rounding = Model(replace(model.config, trellis=False)).eval()
+        rounding = Model(replace(model.config, trellis=None)).eval()
         rounding.load_state_dict(model.state_dict(), strict=False)
         # By tables as files have them, and by the density that training follows, which rounds.
         for differentiable, each in ((False, model), (True, rounding)):

@@ -3,7 +3,6 @@
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -19,14 +18,14 @@ from vitrail import codec, config, distributions, picture, trellis
 from vitrail.coding import LIMIT, Estimator, RangeDecoder, RangeEncoder
 from vitrail.distributions import LEVELS, OFFSET_UNITS
 from vitrail.model import Latents, Model
-from vitrail.trellis import FROM, HALF, Trellis
+from vitrail.trellis import FROM, HALF, Machine, Trellis
 
 GAUSSIAN = distributions.Gaussian(centroid=True)
 
 
 @pytest.fixture(scope="module")
 def guessed() -> Trellis:
-    own = Trellis(4)
+    own = Trellis(4, config.Trellis())
     own.guess()
     return own
 
@@ -62,7 +61,7 @@ def test_two_quantisers_share_zero_and_half_steps(guessed: Trellis) -> None:
     levels = np.full(count, FROM, np.int32)
     random = np.random.default_rng(0)
     symbols = random.integers(-3, 4, count).astype(np.int32)
-    quantisers = guessed._quantisers(symbols)
+    quantisers = guessed.machine.quantisers(symbols & 1)
     points, meant = guessed._values(levels, symbols, quantisers)
     assert set(quantisers) == {0, 1}
     halves = points / HALF
@@ -73,29 +72,38 @@ def test_two_quantisers_share_zero_and_half_steps(guessed: Trellis) -> None:
 
 
 def test_a_symbol_stands_for_its_offset_outwards() -> None:
-    own = Trellis(1)
+    own = Trellis(1, config.Trellis())
     own.guess()
     own.table_offsets[own.start[0] + 1] = -OFFSET_UNITS // 8
     points, meant = own._values(np.full(2, FROM, np.int32), np.array([0, -1], np.int32), np.zeros(2, np.int32))
     assert (meant - points).tolist() == [0, 0.125]
 
 
-@given(st.integers(0, 10**6))
-def test_the_best_path_is_the_best(seed: int) -> None:
-    steps = 6
-    costs: NDArray[np.float32] = np.random.default_rng(seed).random((4, steps, 2), np.float32)
-    path = trellis._best(costs)
-    for lane in range(2):
+@given(st.integers(0, 10**6), st.sampled_from(sorted(trellis._CHECKS)), st.sampled_from([0.0, 0.9, 1.0]))
+def test_the_best_path_is_the_best(seed: int, registers: int, extreme: float) -> None:
+    machine, random, shape = Machine(config.Trellis(registers)), np.random.default_rng(seed), (4, 40, 2)
+    parts = np.where(random.random(shape) < extreme, random.choice([0, trellis._DEAREST], shape), random.random(shape))
+    costs = ((parts * trellis._PARTS).round() / trellis._PARTS).astype(np.float32)
+    path = machine.best(costs)
+    starts = np.repeat(np.arange(machine.states), 2)
+    for lane in range(shape[2]):
+        state, loss, least = 0, 0.0, np.where(np.arange(machine.states), np.inf, 0)
+        for step, kind in enumerate(path[:, lane]):
+            assert kind >> 1 == state & 1
+            loss, state = loss + costs[kind, step, lane], machine.after[2 * state + (kind & 1)]
+            ways = least[starts] + costs[2 * (starts & 1) + np.arange(len(starts)) % 2, step, lane]
+            least = np.full(machine.states, np.inf)
+            np.minimum.at(least, machine.after, ways)
+        assert loss == least.min()
 
-        def loss(parities: tuple[int, ...], lane: int = lane) -> float:
-            state, total = 0, 0.0
-            for step, parity in enumerate(parities):
-                total += float(costs[2 * (state & 1) + parity, step, lane])
-                state = trellis._AFTER[state, parity]
-            return total
 
-        found = tuple(int(row) & 1 for row in path[:, lane])
-        assert loss(found) == pytest.approx(min(map(loss, product((0, 1), repeat=steps))), rel=1e-5)
+@given(st.integers(0, 2000), st.sampled_from(sorted(trellis._CHECKS)), st.integers(1, 600))
+def test_known_parities_give_the_quantisers_of_a_walk(count: int, registers: int, lane: int) -> None:
+    machine = Machine(config.Trellis(registers, lane))
+    parities = np.random.default_rng(count).integers(0, 2, count).astype(np.int32)
+    walked, quantisers = machine.walk(count, lambda at, own: parities[at])
+    assert np.array_equal(walked, parities)
+    assert np.array_equal(machine.quantisers(parities), quantisers)
 
 
 def test_it_beats_rounding_alone(guessed: Trellis) -> None:
@@ -120,7 +128,7 @@ def test_it_beats_rounding_alone(guessed: Trellis) -> None:
 def test_the_package_gains_by_it(name: str, photo: Image.Image) -> None:
     model = vitrail.load_model(name)
     assert model.own_trellis is not None
-    without = Model(replace(model.config, trellis=False)).eval()
+    without = Model(replace(model.config, trellis=None)).eval()
     without.load_state_dict(model.state_dict(), strict=False)
     source = picture.read(photo.crop((100, 100, 356, 356)))
     x = torch.from_numpy(source.pixels).permute(2, 0, 1)[None].float() / 255
@@ -136,7 +144,7 @@ def test_the_package_gains_by_it(name: str, photo: Image.Image) -> None:
 
 def test_models_code_with_it_once_it_has_tables(photo: Image.Image) -> None:
     torch.manual_seed(0)
-    model = Model(replace(TINY, exact=True, trellis=True)).eval()
+    model = Model(replace(TINY, exact=True, trellis=config.Trellis(5))).eval()
     wake(model)
     model.freeze()
     x = torch.from_numpy(np.array(photo.crop((200, 100, 340, 190)))).permute(2, 0, 1)[None].float() / 255

@@ -171,6 +171,17 @@ class Mixture:
     components: int = 3
 
 
+@dataclass(frozen=True)
+class Trellis:
+    """What is wide enough is quantised together, by a code of 2^registers states, `lane` elements in a row.
+
+    Each register more takes an encoder twice the time, and saves less than the one before (see `trellis`).
+    """
+
+    registers: int = 8
+    lane: int = 256
+
+
 Transform = ConvTransform | LightTransform | AGWinT
 Hyperprior = ConvHyperprior | LightHyperprior | DualHyperprior
 Context = NoContext | CheckerboardContext | EContextformer | Contextformer | MCDHContext
@@ -192,6 +203,7 @@ _PARTS: dict[str, type] = {
         MCDHContext,
         Gaussian,
         Mixture,
+        Trellis,
     )
 }
 
@@ -202,7 +214,7 @@ class ModelConfig:
 
     `centroid`: a symbol stands for the mean of what is rounded to it, by the context's distribution; else for itself.
     `exact`: the entropy path computes the same on every machine (see `exact`); else the model is for research.
-    `trellis`: what is wide enough is quantised by a trellis (see `trellis`); of exact models with centroids alone.
+    `trellis`: elements of y are quantised together, or, without one, each alone; of exact models with centroids alone.
     `post_filters`: how many directions a picture's own filter behind the synthesis has (see `postfilter`), or 0.
     """
 
@@ -215,7 +227,7 @@ class ModelConfig:
     lambdas: tuple[float, float] = (0.00025, 0.06)
     centroid: bool = False
     exact: bool = False
-    trellis: bool = False
+    trellis: Trellis | None = None
     post_filters: int = 0
 
     def to_json(self) -> str:
@@ -263,7 +275,7 @@ _SMALL = ModelConfig(
     latents=384,
     centroid=True,
     exact=True,
-    trellis=True,
+    trellis=Trellis(),
     post_filters=48,
 )
 
@@ -279,7 +291,7 @@ _SMALL_MCDH = ModelConfig(
     latents=256,
     centroid=True,
     exact=True,
-    trellis=True,
+    trellis=Trellis(),
 )
 
 _PAPER = ModelConfig("econtextformer", ConvTransform(), ConvHyperprior(), EContextformer(), Mixture())
@@ -307,7 +319,7 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
-            trellis=True,
+            trellis=Trellis(10, 512),
             post_filters=48,
         ),
         _PAPER,
@@ -328,8 +340,8 @@ CONFIGS: dict[str, ModelConfig] = {
         _variant(_SMALL, "n8", segments=8),
         _variant(_SMALL, "channel", attention="channel"),
         _variant(_SMALL, "whole", checkered=False),
-        replace(_SMALL, name="econtextformer-s-midpoints", centroid=False, trellis=False),
-        replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False, trellis=False),
+        replace(_SMALL, name="econtextformer-s-midpoints", centroid=False, trellis=None),
+        replace(_SMALL, name="econtextformer-s-mixture", distribution=Mixture(), exact=False, trellis=None),
         # The MCDH paper's ablations.
         replace(_SMALL_MCDH, name="mcdh-s-swin", transform=replace(_SMALL_AGWINT, reading="shifted")),
         replace(_SMALL_MCDH, name="mcdh-s-spatial", hyperprior=DualHyperprior(128, 384, ("spatial",))),

@@ -106,14 +106,14 @@ class Model(nn.Module):
             _require_exact(config)
         self.hyperprior = hyperpriors.build(config.hyperprior, m, kit)
         if config.trellis and (isinstance(config.distribution, Mixture) or not config.centroid):
-            raise ModelError("a trellis needs the distribution Gaussian and centroids; set trellis=False")
+            raise ModelError("a trellis needs the distribution Gaussian and centroids; set trellis=None")
         features = self.hyperprior.features
         if self.hyperprior.features < m:
             raise ModelError(f"the hyperprior's {self.hyperprior.features} features must hold a mean for {m} latents")
         self.distribution = distributions.build(config.distribution, config.centroid)
         self.context = contexts.build(config.context, m, features, self.distribution.per_element, kit)
         self.prior = Prior(self.hyperprior.channels)
-        self.trellis = Trellis(m) if config.trellis else None
+        self.trellis = Trellis(m, config.trellis) if config.trellis else None
         self.post_filter = PostFilter(config.post_filters) if config.post_filters else None
         self.log_gain = rate.QualityTable(m)
         self.log_inverse_gain = rate.QualityTable(m)

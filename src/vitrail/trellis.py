@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vitrail import rate
+from vitrail import config, rate
 from vitrail.coding import LIMIT, ODDS, SymbolCoder, Tables
 from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Gaussian, Integers, gaussian, peaked, table_levels
+from vitrail.errors import ModelError
 
 Floats = NDArray[np.float32]
 
@@ -31,30 +32,109 @@ Floats = NDArray[np.float32]
 HALF = 0.5625
 # The narrowest level of the trellis: scales of 0.29 and above.
 FROM = 10
-# Elements of a lane: a path begins in a state that nobody chose, so that short ones gain less.
-_LANE = 256
-_REGISTERS = 5
-_STATES = 1 << _REGISTERS
-# Of the code that Ungerboeck found for as many registers (1982, table I).
-_CHECKS = (0o45, 0o10)
+# Parity checks by registers: those that Ungerboeck found (1982, table I), and of 10 the best of some that were tried.
+_CHECKS = {5: (0o45, 0o10), 8: (0o515, 0o362), 10: (0o3531, 0o1046), 12: (0o16025, 0o7464)}
+# An encoder counts in these parts of a bit, and cuts the dearest of a step's four choices to so many bits more: its
+# sums over as many steps as registers, and as lie between two looks at the least, then stay within 16 bits.
+_PARTS, _DEAREST, _LOOK = 32, 24, 8
+# States of all lanes that are sought at once: they stay in the cache, and a large picture needs no more memory.
+_AT_ONCE = 1 << 16
 
 
-def _machine() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the state after each (state, parity), (S, 2), and the two (state, parity) before each, (S, 2, 2).
+class Machine:
+    """A convolutional code of 2^registers states S, whose lowest bit is an element's quantiser.
 
-    A state's lowest bit is its quantiser.
+    `after` (2 S): the state that follows each (state, parity). `origins` (2, S): the states before each one, by the
+    parity between them; they have quantiser 0 before the first half of all states, and 1 before the second. A path
+    begins in a state that nobody chose, so that short lanes gain less.
     """
-    after = np.zeros((_STATES, 2), np.intp)
-    before: list[list[tuple[int, int]]] = [[] for _ in range(_STATES)]
-    for state in range(_STATES):
-        for parity in (0, 1):
-            fed = (_CHECKS[0] * (state & 1)) ^ (_CHECKS[1] * parity)
-            after[state, parity] = (state ^ fed) >> 1
-            before[after[state, parity]].append((state, parity))
-    return after, np.array(before, np.intp)
 
+    def __init__(self, settings: config.Trellis) -> None:
+        self.registers, self.lane = settings.registers, settings.lane
+        if self.registers not in _CHECKS:
+            known = ", ".join(map(str, _CHECKS))
+            raise ModelError(f"no trellis of {self.registers} registers is known; choose from {known}")
+        self.states = 1 << self.registers
+        own, fed = _CHECKS[self.registers]
+        state, parity = np.arange(self.states), np.arange(2)
+        self.after = ((state[:, None] ^ own * (state[:, None] & 1) ^ fed * parity) >> 1).reshape(-1)
+        quantiser = state >= self.states // 2
+        self.origins = (state << 1 ^ own * quantiser ^ fed * parity[:, None]) & (self.states - 1)
 
-_AFTER, _BEFORE = _machine()
+    def lanes(self, count: int) -> int:
+        """Return how many lanes n elements make."""
+        return -(-count // self.lane)
+
+    def walk(self, count: int, read: Callable[[slice, Integers], Integers]) -> tuple[Integers, Integers]:
+        """Walk along all lanes of n symbols at once: return their parities, which `read` gives, and quantisers."""
+        lanes = self.lanes(count)
+        states = np.zeros(lanes, np.intp)
+        parities, quantisers = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        for start in range(0, count, max(1, lanes)):
+            at = slice(start, min(start + lanes, count))
+            here = states[: at.stop - start]
+            quantisers[at] = here & 1
+            parities[at] = read(at, quantisers[at])
+            states[: len(here)] = self.after.take(2 * here + parities[at])
+        return parities, quantisers
+
+    def quantisers(self, parities: Integers) -> Integers:
+        """Return the quantiser, 0 or 1, that each of n symbols in a row has, given all parities (n,).
+
+        As polynomials over GF(2), own * quantisers = fed * parities; and own(x) own(x^2) own(x^4) ... inverts own, as
+        the square of own(x) is own(x^2).
+        """
+        lanes = max(1, self.lanes(len(parities)))
+        steps = -(-len(parities) // lanes)
+        bits = np.zeros(steps * lanes, np.uint8)
+        bits[: len(parities)] = parities
+        own, fed = _CHECKS[self.registers]
+        found = _times(fed, bits.reshape(steps, lanes), 1)
+        apart = 1
+        while apart < steps:
+            found = _times(own, found, apart)
+            apart *= 2
+        return found.reshape(-1)[: len(parities)].astype(np.int32)
+
+    def best(self, costs: Floats) -> NDArray[np.intp]:
+        """Return which costs (2 quantisers x 2 parities, steps, lanes) the best path takes at each step (steps, lanes).
+
+        Costs are in bits; those of a step that are beyond all reason count as less.
+        """
+        above = (costs - costs.min(0)).clip(max=_DEAREST) * _PARTS
+        whole = above.round().astype(np.int16).transpose(1, 0, 2)
+        path = np.zeros((len(whole), whole.shape[2]), np.intp)
+        lanes = _AT_ONCE // self.states
+        for start in range(0, path.shape[1], lanes):
+            part = slice(start, start + lanes)
+            path[:, part] = self._best(whole[:, :, part])
+        return path
+
+    def _best(self, costs: NDArray[np.int16]) -> NDArray[np.intp]:
+        """Do as `best` with costs (steps, 4, lanes)."""
+        steps, _, lanes = costs.shape
+        half, origins = self.states // 2, self.origins.reshape(-1)
+        # As the ways to all states lie: by parity, then by quantiser.
+        costs = np.ascontiguousarray(costs.reshape(steps, 2, 2, 1, lanes).transpose(0, 2, 1, 3, 4))
+        totals = np.full((self.states, lanes), self.registers * _DEAREST * _PARTS, np.int16)
+        totals[0] = 0
+        ways = np.empty((2, *totals.shape), np.int16)
+        flat, split = ways.reshape(-1, lanes), ways.reshape(2, 2, half, lanes)
+        odd = np.empty((steps, *totals.shape), bool)
+        for step in range(steps):
+            totals.take(origins, 0, out=flat, mode="clip")  # faster than indexing
+            split += costs[step]
+            np.less(ways[1], ways[0], out=odd[step])
+            np.minimum(ways[0], ways[1], out=totals)
+            if step % _LOOK == 0:
+                totals -= totals.min(0)
+        states, lane = totals.argmin(0), np.arange(lanes)
+        path = np.empty((steps, lanes), np.intp)
+        for step in range(steps - 1, -1, -1):
+            parities = odd[step].reshape(-1).take(states * lanes + lane).astype(np.intp)
+            path[step] = 2 * (states >= half) + parities
+            states = origins.take(parities * self.states + states)
+        return path
 
 
 class Trellis(nn.Module):
@@ -65,8 +145,9 @@ class Trellis(nn.Module):
     what the loss of a squared error of 1 is, in bits, in each channel, and how much more or less at each level.
     """
 
-    def __init__(self, latents: int) -> None:
+    def __init__(self, latents: int, settings: config.Trellis) -> None:
         super().__init__()
+        self.machine = Machine(settings)
         scale = torch.stack([sigma for _, _, sigma, _ in table_levels(gaussian)])[FROM:]
         # Somewhat less than 6, so that no machine rounds the widest, 6 x 64, to either side.
         self.reach = np.repeat((6 * scale - 1e-6).ceil().int().cpu().numpy() + 3, 2)
@@ -108,7 +189,7 @@ class Trellis(nn.Module):
     def code(self, coder: SymbolCoder, distribution: Gaussian, chosen: Tensor, symbols: Integers | None) -> Integers:
         """Do as `Distribution.code`."""
         levels, _, inside = _split(distribution, chosen)
-        alone, result = ~inside, np.zeros(len(levels), np.int32)
+        alone, result = np.flatnonzero(levels < FROM), np.zeros(len(levels), np.int32)
         given = (None, None) if symbols is None else (symbols[alone], symbols[inside])
         result[alone] = distribution.code(coder, chosen[:, torch.from_numpy(alone)], given[0])
         result[inside] = self._code(coder, levels[inside], given[1])
@@ -119,7 +200,7 @@ class Trellis(nn.Module):
         levels, _, inside = _split(distribution, chosen)
         bits = distribution.count(chosen, symbols)
         own = symbols[inside]
-        rows = 2 * (levels[inside] - FROM) + self._quantisers(own)
+        rows = 2 * (levels[inside] - FROM) + self.machine.quantisers(own & 1)
         bits[inside] = self._coded().bits.take(self._entries(rows, np.abs(own)))
         return bits
 
@@ -128,7 +209,7 @@ class Trellis(nn.Module):
         levels, means, inside = _split(distribution, chosen)
         points, values = symbols.astype(np.float32), distribution.reconstruct(chosen, symbols)
         own = symbols[inside]
-        own_points, own_values = self._values(levels[inside], own, self._quantisers(own))
+        own_points, own_values = self._values(levels[inside], own, self.machine.quantisers(own & 1))
         points[inside], values[inside] = means[inside] + own_points, means[inside] + own_values
         return points, values
 
@@ -150,18 +231,14 @@ class Trellis(nn.Module):
         """Code n symbols, at levels FROM and above; a decoder is given None for them. Returns the symbols."""
         tables, rows = self._coded(), 2 * (levels - FROM)
         if symbols is None:
-            parities, quantisers = _follow(
+            parities, quantisers = self.machine.walk(
                 len(levels), lambda at, own: coder.binary(tables.odd.take(rows[at] + own), None)
             )
         else:
-            parities, quantisers = symbols & 1, self._quantisers(symbols)
+            parities, quantisers = symbols & 1, self.machine.quantisers(symbols & 1)
             coder.binary(tables.odd.take(rows + quantisers), parities)
         halves = None if symbols is None else symbols >> 1
         return 2 * coder.grouped(tables.halves, 2 * (rows + quantisers) + parities, halves) + parities
-
-    def _quantisers(self, symbols: Integers) -> Integers:
-        """Return the quantiser, 0 or 1, that each of n symbols in a row has."""
-        return _follow(len(symbols), lambda at, own: symbols[at] & 1)[1]
 
     def _values(self, levels: Integers, symbols: Integers, quantisers: Integers) -> tuple[Floats, Floats]:
         """Return the points that n symbols name, and what they stand for; both relative to the means."""
@@ -179,26 +256,29 @@ class Trellis(nn.Module):
         Best is the least bits + weights * squared error.
         """
         count = len(values)
-        lanes = -(-count // _LANE)
+        lanes = self.machine.lanes(count)
         steps = -(-count // max(1, lanes))
         costs = np.zeros((2, 2, steps * lanes), np.float32)  # by quantiser and parity
         choices = np.zeros(costs.shape, np.int32)
         bits, offsets = self._coded().bits, self._coded().offsets
         distances = np.abs(values).clip(max=2 * HALF * (LIMIT - 2))
         for quantiser in (0, 1):
-            below = ((distances + quantiser * HALF) * (0.5 / HALF)).astype(np.int32)
-            least = np.full((2, count), np.inf, np.float32)
-            chosen = np.zeros((2, count), np.int32)
             rows = 2 * (levels - FROM) + quantiser
-            for magnitudes in (below, below + 1, np.maximum(below - 1, 0)):
+
+            def loss(magnitudes: Integers, quantiser: int = quantiser, rows: Integers = rows) -> Floats:
                 entries = self._entries(rows, magnitudes)
                 points = HALF * (2 * magnitudes - quantiser * (magnitudes > 0)) + offsets.take(entries)
-                loss = bits.take(entries) + weights * (distances - points) ** 2
-                for parity in (0, 1):
-                    better = (magnitudes & 1 == parity) & (loss < least[parity])
-                    least[parity][better], chosen[parity][better] = loss[better], magnitudes[better]
-            costs[quantiser, :, :count], choices[quantiser, :, :count] = least, chosen
-        path = _best(costs.reshape(4, steps, lanes)).reshape(-1)[:count]
+                found: Floats = bits.take(entries) + weights * (distances - points) ** 2
+                return found
+
+            below = ((distances + quantiser * HALF) * (0.5 / HALF)).astype(np.int32)
+            farther, nearer = below + 1, np.abs(below - 1)  # of the other parity
+            losses = loss(farther), loss(nearer)
+            other, least = np.where(losses[0] < losses[1], farther, nearer), np.minimum(*losses)
+            even, own = below & 1 == 0, loss(below)
+            costs[quantiser, :, :count] = np.where(even, (own, least), (least, own))
+            choices[quantiser, :, :count] = np.where(even, (below, other), (other, below))
+        path = self.machine.best(costs.reshape(4, steps, lanes)).reshape(-1)[:count]
         magnitudes = choices.reshape(4, -1)[path, np.arange(count)]
         return np.where(values < 0, -magnitudes, magnitudes), (path >> 1).astype(np.int32)
 
@@ -227,43 +307,19 @@ class _Coded:
         self.offsets = offsets.astype(np.float32) * np.float32(1 / OFFSET_UNITS)
 
 
-def _split(distribution: Gaussian, chosen: Tensor) -> tuple[Integers, Floats, NDArray[np.bool_]]:
+def _split(distribution: Gaussian, chosen: Tensor) -> tuple[Integers, Floats, NDArray[np.intp]]:
+    """Return all levels and means, and where the trellis's elements are.
+
+    They follow by channel: sorted by level, either way, or in any order, they took up to 1 % more.
+    """
     levels, means = distribution.moments(chosen)
-    return levels, means, levels >= FROM
+    return levels, means, np.flatnonzero(levels >= FROM)
 
 
-def _follow(count: int, read: Callable[[slice, Integers], Integers]) -> tuple[Integers, Integers]:
-    """Walk along all lanes of n symbols at once: return their parities, which `read` gives, and quantisers."""
-    lanes = -(-count // _LANE)
-    states, after = np.zeros(lanes, np.intp), _AFTER.reshape(-1)
-    parities, quantisers = np.zeros(count, np.int32), np.zeros(count, np.int32)
-    for start in range(0, count, max(1, lanes)):
-        at = slice(start, min(start + lanes, count))
-        here = states[: at.stop - start]
-        quantisers[at] = here & 1
-        parities[at] = read(at, quantisers[at])
-        states[: len(here)] = after.take(2 * here + parities[at])
-    return parities, quantisers
-
-
-def _best(costs: Floats) -> NDArray[np.intp]:
-    """Return which costs (2 quantisers x 2 parities, steps, lanes) the best path takes at each step (steps, lanes)."""
-    _, steps, lanes = costs.shape
-    costs = np.ascontiguousarray(costs.transpose(1, 0, 2))
-    # First of all states' first branches, then of their second ones.
-    origins, parities = _BEFORE.transpose(2, 1, 0).reshape(2, -1)
-    kinds = 2 * (origins & 1) + parities
-    totals = np.full((_STATES, lanes), np.inf, np.float32)
-    totals[0] = 0
-    seconds = np.zeros((steps, _STATES, lanes), bool)
-    for step in range(steps):  # `take` is faster than indexing
-        both = totals.take(origins, 0)
-        both += costs[step].take(kinds, 0)
-        np.less(both[_STATES:], both[:_STATES], out=seconds[step])
-        np.minimum(both[:_STATES], both[_STATES:], out=totals)
-    states, lane = totals.argmin(0), np.arange(lanes)
-    path = np.zeros((steps, lanes), np.intp)
-    for step in range(steps - 1, -1, -1):
-        branches = states + _STATES * seconds[step].reshape(-1).take(states * lanes + lane)
-        path[step], states = kinds.take(branches), origins.take(branches)
-    return path
+def _times(polynomial: int, bits: NDArray[np.uint8], apart: int) -> NDArray[np.uint8]:
+    """Return bits (steps, lanes) times polynomial(x^apart) over GF(2)."""
+    product = np.zeros_like(bits)
+    for power in range(polynomial.bit_length()):
+        if polynomial >> power & 1 and power * apart < len(bits):
+            product[power * apart :] ^= bits[: len(bits) - power * apart]
+    return product
