@@ -128,6 +128,7 @@ def test_it_beats_rounding_alone(guessed: Trellis) -> None:
 def test_the_package_gains_by_it(name: str, photo: Image.Image) -> None:
     model = vitrail.load_model(name)
     assert model.own_trellis is not None
+    assert model.config.trellis == config.named(name).trellis
     without = Model(replace(model.config, trellis=None)).eval()
     without.load_state_dict(model.state_dict(), strict=False)
     source = picture.read(photo.crop((100, 100, 356, 356)))

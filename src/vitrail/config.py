@@ -175,7 +175,7 @@ class Mixture:
 class Trellis:
     """What is wide enough is quantised together, by a code of 2^registers states, `lane` elements in a row.
 
-    Each register more takes an encoder twice the time, and saves less than the one before (see `trellis`).
+    Each register more takes the search twice the time, and saves less than the one before (see `trellis`).
     """
 
     registers: int = 8
@@ -319,7 +319,7 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
-            trellis=Trellis(10, 512),
+            trellis=Trellis(12, 512),
             post_filters=48,
         ),
         _PAPER,

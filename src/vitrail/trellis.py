@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 HALF = 0.5625
 # The narrowest level of the trellis: scales of 0.29 and above.
 FROM = 10
-# Parity checks by registers: those that Ungerboeck found (1982, table I), and of 10 the best of some that were tried.
+# Parity checks by registers: those that Ungerboeck found (1982, table I); of 10 and 12 the best of some tried.
 _CHECKS = {5: (0o45, 0o10), 8: (0o515, 0o362), 10: (0o3531, 0o1046), 12: (0o16025, 0o7464)}
 # An encoder counts in these parts of a bit, and cuts the dearest of a step's four choices to so many bits more: its
 # sums over as many steps as registers, and as lie between two looks at the least, then stay within 16 bits.
