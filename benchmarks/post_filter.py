@@ -1,8 +1,8 @@
-"""Give weights the directions of their post-filter: `python benchmarks/post_filter.py WEIGHTS STORE FILE [DIRECTIONS]`.
+"""Fit a post-filter: `python benchmarks/post_filter.py WEIGHTS STORE FILE DIRECTIONS TOLD...`.
 
-Looks at what a model makes of crops of a store, each at a quality of its own, and finds the directions that together
-mend most of all crops' errors in decibels; then the tables of the numbers that files will hold. No parameter of the
-model changes. Minutes on two cores.
+Looks at what the synthesis makes of the latents that `told.py` saw, and finds the directions that together mend most
+of all crops' errors in decibels; then, on larger crops of the store, the tables of the numbers that files will hold. No
+parameter of the model changes. Minutes on two cores.
 """
 
 import math
@@ -22,29 +22,27 @@ from vitrail.training.loop import stratified_qualities
 from vitrail.training.store import Store
 
 # One pixel in STRIDE x STRIDE is looked at.
-CROPS, SIDE, STRIDE = 2000, 256, 3
+STRIDE = 3
 LARGER_CROPS, LARGER_SIDE = 80, 512
-BATCH = 8
 # Of Adam, and the crops of a step.
 STEPS, RATE, PART = 400, 0.01, 300
 # Relative to a crop's error: what a direction must bring beyond, so that those of single crops are not learned.
 RIDGE = 0.003
 
 
-def statistics(model: Model, data: Store) -> tuple[Tensor, Tensor, Tensor]:
+def statistics(model: Model, told: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each crop the products of the readings (R, R), of these and the error (R, 3), and its square."""
     products, errors, squares = [], [], []
-    for _ in range(CROPS // BATCH):
-        qualities = stratified_qualities(BATCH, model.device)
-        x = data.batch(BATCH, SIDE)
+    parts = (told[key][~told["drawn"]].split(1) for key in ("y", "x", "quality"))
+    for y, pixels, quality in zip(*parts, strict=True):
+        x = pixels.float() / 255
         with autocast(model.device):
-            x_hat = model(x, qualities).x_hat.float().clamp(0, 1)
-        for one, made, multiplier in zip(x.split(1), x_hat.split(1), model.lambdas(qualities).tolist(), strict=True):
-            read = readings(made, multiplier, STRIDE).double()
-            error = (one - made)[0, :, ::STRIDE, ::STRIDE].flatten(1).double()
-            products.append(read @ read.T / read.shape[1])
-            errors.append(read @ error.T / read.shape[1])
-            squares.append(error.square().sum() / read.shape[1])
+            made = model.synthesise(y.float(), quality).float().clamp(0, 1)
+        read = readings(made, float(model.lambdas(quality)), STRIDE).double()
+        error = (x - made)[0, :, ::STRIDE, ::STRIDE].flatten(1).double()
+        products.append(read @ read.T / read.shape[1])
+        errors.append(read @ error.T / read.shape[1])
+        squares.append(error.square().sum() / read.shape[1])
     return torch.stack(products), torch.stack(errors), torch.stack(squares)
 
 
@@ -106,7 +104,7 @@ def tables(model: Model, data: Store) -> None:
     print(f"numbers: mean of their sizes {spread.mean():.1f}, {(numbers == 0).float().mean():.0%} are zero")
 
 
-def main(given: str, store: str, file: str, count: str = "48") -> None:
+def main(given: str, store: str, file: str, count: str, *told: str) -> None:
     """Read weights, and write them with a filter."""
     torch.manual_seed(0)
     loaded = weights.load(given)
@@ -116,12 +114,11 @@ def main(given: str, store: str, file: str, count: str = "48") -> None:
     )
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     assert model.post_filter is not None
-    data = Store(Path(store), torch.device("cpu"))
     with torch.no_grad():
-        seen = statistics(model.in_floats().eval(), data)
-    model.post_filter.taps.copy_(directions(int(count), *seen))
+        seen = [statistics(model, torch.load(each)) for each in told]
+    model.post_filter.taps.copy_(directions(int(count), *(torch.cat(each) for each in zip(*seen, strict=True))))
     with torch.no_grad():
-        tables(model, data)
+        tables(model, Store(Path(store), torch.device("cpu")))
     weights.save(model, Path(file), {**weights.notes(given), "post-filter": "fitted afterwards"})
 
 
