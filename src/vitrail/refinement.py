@@ -26,7 +26,7 @@ _TILE = 64
 # Positions around a tile that its latents' errors reach, nearly.
 _AROUND = 4
 # Bits for each squared rounding step: what the rate bends, and all that a channel without effect on pixels has.
-_LEAST_CURVATURE = 8.0
+LEAST_CURVATURE = 8.0
 # What is left of the rate after an effort's last step.
 _LAST = 0.3
 # Rate and decay without a trellis.
@@ -127,7 +127,7 @@ def _move(model: Model, latents: Latents, slope: Tensor, wanted: Tensor, quality
     """
     assert model.trellis is not None
     weights = torch.from_numpy(model.trellis.weights(quality)[0]).to(slope.device)[None, :, None, None]
-    aim = model.dequantise(latents, int(quality)) - slope / (2 * weights + _LEAST_CURVATURE)
+    aim = model.dequantise(latents, int(quality)) - slope / (2 * weights + LEAST_CURVATURE)
     followed = torch.from_numpy(model.levels(latents, int(quality)) >= FROM).to(slope.device)
     return (aim - wanted).clamp(-_LONGEST, _LONGEST) * followed
 
