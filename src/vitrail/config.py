@@ -319,7 +319,7 @@ CONFIGS: dict[str, ModelConfig] = {
             latents=448,
             centroid=True,
             exact=True,
-            trellis=Trellis(12, 512),
+            trellis=Trellis(12, 1024),
             post_filters=48,
         ),
         _PAPER,
