@@ -22,7 +22,7 @@ from vitrail.training import optimizers
 CROPS, DRAWN = 4, 1
 # Of Muon and AdamW; they fall to zero over the last part of the time.
 RATES, WARM_UP, FALL = (1e-4, 5e-5), 30, 0.7
-# How strongly what is rounded alone is held; at 1 and 4 the rest could hardly move.
+# How strongly what is rounded alone is held: at 1, and more at 4, it held back the rest.
 HOLD = 0.25
 
 
