@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail import config
-from vitrail.coding import SymbolCoder, Tables
+from vitrail.coding import SymbolCoder, Tables, pick
 from vitrail.straight import clamp_through
 
 LEVELS = 64
@@ -242,13 +242,13 @@ def _indices(mean: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     """Return the table index and the whole part of the mean, int32."""
     mean, exponent = _moments(mean, exponent)
     # Whole numbers below 2^24 and powers of two: all of it is exact in float32, and faster than in integers.
-    level = (exponent * _UNIT).round()
-    narrow = (level < NARROW).to(level.dtype)
-    count = COARSE + (FINE - COARSE) * narrow
-    steps = (mean * count).round().clamp(-(2**17), 2**17)
-    whole = (steps / count).floor()
-    start = COARSE * level + (FINE - COARSE) * level.clamp(max=NARROW)
-    return (start + steps - whole * count).to(torch.int32), whole.to(torch.int32)
+    level = (exponent * _UNIT).round_()
+    narrow = (NARROW - level).clamp_(0, 1)  # level < NARROW, in a third of the time
+    count = narrow.mul_(FINE - COARSE).add_(COARSE)
+    steps = (mean * count).round_().clamp_(-(2**17), 2**17)
+    whole = (steps / count).floor_()
+    index = steps.sub_(count.mul_(whole)).add_(level, alpha=COARSE).add_(level.clamp_(max=NARROW), alpha=FINE - COARSE)
+    return index.to(torch.int32), whole.to(torch.int32)
 
 
 class Gaussian(Distribution):
@@ -278,7 +278,8 @@ class Gaussian(Distribution):
         """Return the level and the mean of n elements, as coded."""
         index, whole = chosen.cpu().numpy()
         levels, fractions = self._places
-        return levels.take(index), fractions.take(index) + whole.astype(np.float32)
+        index = index.astype(np.intp)
+        return pick(levels, index), pick(fractions, index) + whole.astype(np.float32)
 
     def centroids(self, values: Tensor, parameters: Tensor, usual: Tensor) -> Tensor:
         """See `Distribution`."""
@@ -290,10 +291,10 @@ class Gaussian(Distribution):
         """Return where in all tables the symbols lie; outside of its table a symbol takes the first or last entry."""
         index, whole = chosen.cpu().numpy()
         tables = self.tables()
-        # `take` is three times as fast as indexing.
-        entries = symbols - whole - tables.first.take(index)
-        np.clip(entries, 0, tables.escape.take(index), out=entries)
-        found: NDArray[np.int64] = tables.start.take(index) + entries
+        index = index.astype(np.intp)
+        entries = symbols - whole - pick(tables.first, index)
+        np.clip(entries, 0, pick(tables.escape, index), out=entries)
+        found: NDArray[np.int64] = pick(tables.start, index) + entries
         return found
 
     def count(self, chosen: Tensor, symbols: Integers) -> NDArray[np.float32]:
@@ -306,7 +307,7 @@ class Gaussian(Distribution):
         """See `Distribution`."""
         if self.table_offsets is None:
             return symbols.astype(np.float32)
-        offsets = self.table_offsets.cpu().numpy().take(self._entries(chosen, symbols))
+        offsets = pick(self.table_offsets.cpu().numpy(), self._entries(chosen, symbols))
         return symbols.astype(np.float32) + offsets.astype(np.float32) * np.float32(1 / OFFSET_UNITS)
 
 

@@ -8,7 +8,6 @@ It works on decoded samples alone, so no table index follows from it.
 """
 
 import math
-from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -29,7 +28,7 @@ REACH = 64
 # Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
 _LOOKED_AT = 1 << 15
 # Pixels that are filtered at once: their readings stay in a processor's cache.
-_STRIP = 1 << 17
+_STRIP = 1 << 14
 # Directions have unit response, so a wrong number costs a Kodak picture about 6 bits: finer ones would not pay.
 _STEP = 1 / 256
 _PASSES = 4
@@ -97,43 +96,48 @@ class PostFilter(nn.Module):
 
 
 def readings(x_hat: Tensor, multiplier: float, stride: int = 1) -> Tensor:
-    """Return what filters read of every pixel of x_hat (1, 3, H, W), or of one in stride x stride: (READINGS, n)."""
-    return torch.cat(list(_readings(_padded(x_hat), multiplier, stride)))
+    """Return what filters read of every pixel of x_hat (1, 3, H, W), or of one in stride x stride: (READINGS, n).
+
+    Samples less 0.5; ones; then for each neighbour its three differences from the pixel, and these clipped.
+    """
+    centre, differences = _differences(_padded(x_hat), stride)
+    limit = _CLIP * _unit(multiplier)
+    both = torch.stack([differences, differences.clamp(-limit, limit)], 1)
+    return torch.cat([centre - 0.5, torch.ones_like(centre[:1]), both.flatten(0, 2)])
 
 
 def _padded(x_hat: Tensor) -> Tensor:
     return functional.pad(x_hat, (_RADIUS,) * 4, mode="replicate")
 
 
-def _readings(padded: Tensor, multiplier: float, stride: int = 1) -> Iterator[Tensor]:
-    """Yield the readings of the pixels that `padded` (1, 3, …) reaches _RADIUS beyond, some at a time: (…, n).
+def _differences(padded: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the pixels (3, n) that `padded` (1, 3, …) reaches _RADIUS beyond, and their neighbours' differences.
 
-    Samples less 0.5; ones; then for each neighbour its three differences from the pixel, and these clipped.
+    These are (neighbours, 3, n).
     """
     height, width = (side - 2 * _RADIUS for side in padded.shape[2:])
-    limit = _CLIP * _unit(multiplier)
 
     def moved(top: int, left: int) -> Tensor:
         return padded[0, :, top : top + height : stride, left : left + width : stride]
 
     centre = moved(_RADIUS, _RADIUS)
-    yield centre.flatten(1) - 0.5
-    yield torch.ones_like(centre[:1]).flatten(1)
-    for place in product(range(2 * _RADIUS + 1), repeat=2):
-        if place != (_RADIUS, _RADIUS):
-            difference = (moved(*place) - centre).flatten(1)
-            yield difference
-            yield difference.clamp(-limit, limit)
+    places = [place for place in product(range(2 * _RADIUS + 1), repeat=2) if place != (_RADIUS, _RADIUS)]
+    differences = centre.new_empty(len(places), *centre.shape)
+    for place, difference in zip(places, differences, strict=True):
+        torch.sub(moved(*place), centre, out=difference)
+    return centre.flatten(1), differences.flatten(2)
 
 
 def _weighed(padded: Tensor, weight: Tensor, multiplier: float) -> Tensor:
     """Return the pixels (1, 3, H, W) that `padded` reaches _RADIUS beyond, and readings by weight (3, READINGS)."""
-    pixels = padded[:, :, _RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
-    total, start = pixels[0].flatten(1), 0
-    for reading in _readings(padded, multiplier):
-        total = torch.addmm(total, weight[:, start : start + len(reading)], reading)
-        start += len(reading)
-    return total.view_as(pixels)
+    (centre, differences), limit = _differences(padded), _CLIP * _unit(multiplier)
+    differences = differences.flatten(0, 1)
+    own, constant, rest = weight.split((3, 1, weight.shape[1] - 4), 1)
+    plain, clipped = (each.flatten(1) for each in rest.unflatten(1, (-1, 2, 3)).unbind(2))
+    total = (centre + constant).addmm_(own, centre - 0.5).addmm_(plain, differences)
+    total = total.addmm_(clipped, differences.clamp_(-limit, limit))
+    height, width = (side - 2 * _RADIUS for side in padded.shape[2:])
+    return total.view(1, 3, height, width)
 
 
 def _unit(multiplier: float) -> float:

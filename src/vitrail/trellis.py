@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitrail import config, rate
-from vitrail.coding import LIMIT, ODDS, SymbolCoder, Tables
+from vitrail.coding import LIMIT, SymbolCoder, Tables, pick
 from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Gaussian, Integers, gaussian, peaked, table_levels
 from vitrail.errors import ModelError
 
 Floats = NDArray[np.float32]
 
+# Chances of odd symbols are whole numbers of one in so many.
+_ODDS = 1 << 16
 # Half a gap, in steps of rounding; sums of its multiples and of means are exact. From 0.5 to 0.6 all is alike.
 HALF = 0.5625
 # The narrowest level of the trellis: scales of 0.29 and above.
@@ -38,7 +40,8 @@ _CHECKS = {5: (0o45, 0o10), 8: (0o515, 0o362), 10: (0o3531, 0o1046), 12: (0o1602
 # sums over as many steps as registers, and as lie between two looks at the least, then stay within 16 bits.
 _PARTS, _DEAREST, _LOOK = 32, 24, 8
 # States of all lanes that are sought at once: they stay in the cache, and a large picture needs no more memory.
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 17
+_ROW = 1024
 
 
 class Machine:
@@ -67,15 +70,15 @@ class Machine:
 
     def walk(self, count: int, read: Callable[[slice, Integers], Integers]) -> tuple[Integers, Integers]:
         """Walk along all lanes of n symbols at once: return their parities, which `read` gives, and quantisers."""
-        lanes = self.lanes(count)
+        lanes = max(1, self.lanes(count))
         states = np.zeros(lanes, np.intp)
         parities, quantisers = np.zeros(count, np.int32), np.zeros(count, np.int32)
-        for start in range(0, count, max(1, lanes)):
-            at = slice(start, min(start + lanes, count))
-            here = states[: at.stop - start]
-            quantisers[at] = here & 1
-            parities[at] = read(at, quantisers[at])
-            states[: len(here)] = self.after.take(2 * here + parities[at])
+        for start in range(0, count, lanes):
+            at = slice(start, start + lanes)
+            states = states[: count - start]
+            own = quantisers[at] = states & 1
+            odd = parities[at] = read(at, own)
+            states = pick(self.after, 2 * states + odd)
         return parities, quantisers
 
     def quantisers(self, parities: Integers) -> Integers:
@@ -114,12 +117,13 @@ class Machine:
         """Do as `best` with costs (steps, 4, lanes)."""
         steps, _, lanes = costs.shape
         half, origins = self.states // 2, self.origins.reshape(-1)
-        # As the ways to all states lie: by parity, then by quantiser.
-        costs = np.ascontiguousarray(costs.reshape(steps, 2, 2, 1, lanes).transpose(0, 2, 1, 3, 4))
+        # As the ways to all states lie: by parity, then by quantiser; of some states at once, as short rows add slowly.
+        several = min(half, 1 << max(0, (_ROW // lanes).bit_length() - 1))
+        costs = np.tile(costs.reshape(steps, 2, 2, 1, lanes).transpose(0, 2, 1, 3, 4), several)
         totals = np.full((self.states, lanes), self.registers * _DEAREST * _PARTS, np.int16)
         totals[0] = 0
         ways = np.empty((2, *totals.shape), np.int16)
-        flat, split = ways.reshape(-1, lanes), ways.reshape(2, 2, half, lanes)
+        flat, split = ways.reshape(-1, lanes), ways.reshape(2, 2, -1, several * lanes)
         odd = np.empty((steps, *totals.shape), bool)
         for step in range(steps):
             totals.take(origins, 0, out=flat, mode="clip")  # faster than indexing
@@ -131,9 +135,9 @@ class Machine:
         states, lane = totals.argmin(0), np.arange(lanes)
         path = np.empty((steps, lanes), np.intp)
         for step in range(steps - 1, -1, -1):
-            parities = odd[step].reshape(-1).take(states * lanes + lane).astype(np.intp)
+            parities = pick(odd[step].reshape(-1), states * lanes + lane).astype(np.intp)
             path[step] = 2 * (states >= half) + parities
-            states = origins.take(parities * self.states + states)
+            states = pick(origins, parities * self.states + states)
         return path
 
 
@@ -191,7 +195,8 @@ class Trellis(nn.Module):
         levels, _, inside = _split(distribution, chosen)
         alone, result = np.flatnonzero(levels < FROM), np.zeros(len(levels), np.int32)
         given = (None, None) if symbols is None else (symbols[alone], symbols[inside])
-        result[alone] = distribution.code(coder, chosen[:, torch.from_numpy(alone)], given[0])
+        narrow = torch.from_numpy(chosen.cpu().numpy().take(alone, 1, mode="clip"))
+        result[alone] = distribution.code(coder, narrow, given[0])
         result[inside] = self._code(coder, levels[inside], given[1])
         return result
 
@@ -201,7 +206,7 @@ class Trellis(nn.Module):
         bits = distribution.count(chosen, symbols)
         own = symbols[inside]
         rows = 2 * (levels[inside] - FROM) + self.machine.quantisers(own & 1)
-        bits[inside] = self._coded().bits.take(self._entries(rows, np.abs(own)))
+        bits[inside] = pick(self._coded().bits, self._entries(rows, np.abs(own)))
         return bits
 
     def meant(self, distribution: Gaussian, chosen: Tensor, symbols: Integers) -> tuple[Floats, Floats]:
@@ -222,7 +227,7 @@ class Trellis(nn.Module):
         symbols = values.round().astype(np.int32)
         points, stood = symbols.astype(np.float32), distribution.reconstruct(chosen, symbols)
         levels, means = levels[inside], means[inside]
-        own, quantisers = self._quantise(values[inside] - means, levels, weights[inside] * by_level.take(levels))
+        own, quantisers = self._quantise(values[inside] - means, levels, weights[inside] * pick(by_level, levels))
         own_points, own_values = self._values(levels, own, quantisers)
         symbols[inside], points[inside], stood[inside] = own, means + own_points, means + own_values
         return symbols, points, stood
@@ -231,12 +236,13 @@ class Trellis(nn.Module):
         """Code n symbols, at levels FROM and above; a decoder is given None for them. Returns the symbols."""
         tables, rows = self._coded(), 2 * (levels - FROM)
         if symbols is None:
+            first, second = pick(tables.odd, rows), pick(tables.odd, rows + 1)
             parities, quantisers = self.machine.walk(
-                len(levels), lambda at, own: coder.binary(tables.odd.take(rows[at] + own), None)
+                len(levels), lambda at, own: coder.binary(np.where(own, second[at], first[at]), None)
             )
         else:
             parities, quantisers = symbols & 1, self.machine.quantisers(symbols & 1)
-            coder.binary(tables.odd.take(rows + quantisers), parities)
+            coder.binary(pick(tables.odd, rows + quantisers), parities)
         halves = None if symbols is None else symbols >> 1
         return 2 * coder.grouped(tables.halves, 2 * (rows + quantisers) + parities, halves) + parities
 
@@ -244,11 +250,11 @@ class Trellis(nn.Module):
         """Return the points that n symbols name, and what they stand for; both relative to the means."""
         signs, magnitudes = np.sign(symbols), np.abs(symbols)
         points = ((2 * symbols - signs * quantisers) * HALF).astype(np.float32)
-        offsets = self._coded().offsets.take(self._entries(2 * (levels - FROM) + quantisers, magnitudes))
+        offsets = pick(self._coded().offsets, self._entries(2 * (levels - FROM) + quantisers, magnitudes))
         return points, points + signs.astype(np.float32) * offsets
 
     def _entries(self, rows: Integers, magnitudes: Integers) -> NDArray[np.intp]:
-        return self.start.take(rows) + np.minimum(magnitudes, self.reach.take(rows))
+        return pick(self.start, rows) + np.minimum(magnitudes, pick(self.reach, rows))
 
     def _quantise(self, values: Floats, levels: Integers, weights: Floats) -> tuple[Integers, Integers]:
         """Return the symbols (n,) that are best for values less their means, and the quantisers that they have.
@@ -267,8 +273,8 @@ class Trellis(nn.Module):
 
             def loss(magnitudes: Integers, quantiser: int = quantiser, rows: Integers = rows) -> Floats:
                 entries = self._entries(rows, magnitudes)
-                points = HALF * (2 * magnitudes - quantiser * (magnitudes > 0)) + offsets.take(entries)
-                found: Floats = bits.take(entries) + weights * (distances - points) ** 2
+                points = HALF * (2 * magnitudes - quantiser * (magnitudes > 0)) + pick(offsets, entries)
+                found: Floats = pick(bits, entries) + weights * (distances - points) ** 2
                 return found
 
             below = ((distances + quantiser * HALF) * (0.5 / HALF)).astype(np.int32)
@@ -294,7 +300,7 @@ class _Coded:
             every = np.abs(np.arange(-reach, reach + 1))
             total = own[every].sum()
             odds = own[every[every % 2 == 1]].sum()
-            odd.append((odds * ODDS // total).clip(1, ODDS - 1))
+            odd.append((odds * _ODDS // total).clip(1, _ODDS - 1))
             bits.append(-np.log2(own / total))
             for parity in (0, 1):
                 halves = np.arange(-((reach + parity) // 2), (reach - parity) // 2 + 1)
@@ -302,7 +308,7 @@ class _Coded:
                 firsts.append(halves[0])
         lengths = np.array([len(row) for row in rows], np.int32)
         self.halves = Tables(np.concatenate(rows), np.array(firsts, np.int32), lengths)
-        self.odd = np.array(odd, np.int32)
+        self.odd = (np.array(odd) / _ODDS).astype(np.float32)
         self.bits = np.concatenate(bits).astype(np.float32)
         self.offsets = offsets.astype(np.float32) * np.float32(1 / OFFSET_UNITS)
 

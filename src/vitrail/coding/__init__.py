@@ -1,5 +1,5 @@
 """Symbol coders: integers <-> bytes, by integer tables. They know nothing of networks."""
 
-from vitrail.coding.coders import LIMIT, ODDS, Estimator, RangeDecoder, RangeEncoder, SymbolCoder, Tables
+from vitrail.coding.coders import LIMIT, Estimator, RangeDecoder, RangeEncoder, SymbolCoder, Tables, pick
 
-__all__ = ["LIMIT", "ODDS", "Estimator", "RangeDecoder", "RangeEncoder", "SymbolCoder", "Tables"]
+__all__ = ["LIMIT", "Estimator", "RangeDecoder", "RangeEncoder", "SymbolCoder", "Tables", "pick"]

@@ -1,6 +1,6 @@
 """Three symbol coders with one interface, over constriction's range coder (docs.rs/constriction).
 
-`grouped(tables, index, symbols)`, `rows(masses, first, symbols)` and `binary(ones, symbols)` return the symbols: an
+`grouped(tables, index, symbols)`, `rows(masses, first, symbols)` and `binary(chances, symbols)` return the symbols: an
 encoder and an estimator are given them, a decoder is given None. So one traversal of a model serves all three.
 
 A table's last entry is the escape: a symbol outside a table is coded as the escape, and its value follows after the
@@ -10,6 +10,7 @@ call's other symbols, as a bit length and that many bits (Exp-Golomb).
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import constriction
 import numpy as np
@@ -21,8 +22,7 @@ Integers = NDArray[np.int32]
 # Larger symbols never occur: the model clamps latents to this.
 LIMIT = 2**15 - 1
 _BITS = 17
-# Of `SymbolCoder.binary`.
-ODDS = 1 << 16
+_BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 
 
 def _categorical(masses: Integers) -> object:
@@ -30,8 +30,9 @@ def _categorical(masses: Integers) -> object:
     return constriction.stream.model.Categorical(np.ascontiguousarray(masses, np.float32), perfect=False)
 
 
-def _bernoulli(ones: Integers) -> tuple[object, NDArray[np.float32]]:
-    return constriction.stream.model.Bernoulli(perfect=False), ones.astype(np.float32) * np.float32(1 / ODDS)
+def pick(table: NDArray[Any], index: NDArray[Any]) -> NDArray[Any]:
+    """Return table[index]; no index may lie outside, so that numpy need not look, which takes twice the time."""
+    return table.take(index, mode="clip")
 
 
 class Tables:
@@ -67,7 +68,7 @@ class SymbolCoder(ABC):
     def grouped(self, tables: Tables, index: Integers, symbols: Integers | None) -> Integers:
         """Code n symbols, symbol i by row index[i] of the tables."""
         began = time.perf_counter()
-        first, escape = tables.first.take(index), tables.escape.take(index)  # faster than indexing
+        first, escape = pick(tables.first, index), pick(tables.escape, index)
         entries = None if symbols is None else _entries(symbols - first, escape)
         # Sorted by table, so that each table is handed to the coder once; 16 bits are sorted three times as fast.
         sequence = np.argsort(index.astype(np.min_scalar_type(len(tables.first))), kind="stable")
@@ -75,10 +76,11 @@ class SymbolCoder(ABC):
         present = np.flatnonzero(counts)
         ends = np.cumsum(counts)[present]
         starts = ends - counts[present]
-        coded = np.empty(len(index), np.int32)
+        given = None if entries is None else pick(entries, sequence)
+        coded, found = np.empty(len(index), np.int32), np.empty(len(index), np.int32)
         for row, start, end in zip(present.tolist(), starts.tolist(), ends.tolist(), strict=True):
-            at = sequence[start:end]
-            coded[at] = self._run(tables, row, len(at), None if entries is None else entries[at])
+            found[start:end] = self._run(tables, row, end - start, None if given is None else given[start:end])
+        coded[sequence] = found
         result = self._finish(coded, first, escape, symbols)
         self.seconds += time.perf_counter() - began
         return result
@@ -93,10 +95,10 @@ class SymbolCoder(ABC):
         self.seconds += time.perf_counter() - began
         return result
 
-    def binary(self, ones: Integers, symbols: Integers | None) -> Integers:
-        """Code n bits, of which bit i is a one in ones[i] of `ODDS` cases."""
+    def binary(self, chances: NDArray[np.float32], symbols: Integers | None) -> Integers:
+        """Code n bits, of which bit i is a one with the probability chances[i]: within 0..1, the same everywhere."""
         began = time.perf_counter()
-        result = self._binary(ones, symbols)
+        result = self._binary(chances, symbols)
         self.seconds += time.perf_counter() - began
         return result
 
@@ -128,7 +130,7 @@ class SymbolCoder(ABC):
     def _run_rows(self, masses: NDArray[np.float32], entries: Integers | None) -> Integers: ...
 
     @abstractmethod
-    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers: ...
+    def _binary(self, chances: NDArray[np.float32], symbols: Integers | None) -> Integers: ...
 
     @abstractmethod
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers: ...
@@ -164,8 +166,8 @@ class RangeEncoder(SymbolCoder):
         self._encoder.encode(_given(entries), family, masses)
         return _given(entries)
 
-    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
-        self._encoder.encode(_given(symbols), *_bernoulli(ones))
+    def _binary(self, chances: NDArray[np.float32], symbols: Integers | None) -> Integers:
+        self._encoder.encode(_given(symbols), _BERNOULLI, chances)
         return _given(symbols)
 
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:
@@ -184,7 +186,7 @@ class RangeDecoder(SymbolCoder):
 
     def _decode(self, call: Callable[[], Integers]) -> Integers:
         try:
-            return call().astype(np.int32)
+            return call().astype(np.int32, copy=False)
         except (AssertionError, ValueError) as error:
             raise FormatError("the latents are damaged: they do not decode with this model") from error
 
@@ -195,8 +197,8 @@ class RangeDecoder(SymbolCoder):
         family = constriction.stream.model.Categorical(perfect=False)
         return self._decode(lambda: self._decoder.decode(family, masses))
 
-    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
-        return self._decode(lambda: self._decoder.decode(*_bernoulli(ones)))
+    def _binary(self, chances: NDArray[np.float32], symbols: Integers | None) -> Integers:
+        return self._decode(lambda: self._decoder.decode(_BERNOULLI, chances))
 
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:
         return self._decode(lambda: self._decoder.decode(constriction.stream.model.Uniform(size), count))
@@ -219,9 +221,8 @@ class Estimator(SymbolCoder):
         self.bits -= float(np.log2(picked / masses.sum(1)).sum())
         return _given(entries)
 
-    def _binary(self, ones: Integers, symbols: Integers | None) -> Integers:
-        taken = np.where(_given(symbols) == 1, ones, ODDS - ones)
-        self.bits -= float(np.log2(taken / ODDS).sum())
+    def _binary(self, chances: NDArray[np.float32], symbols: Integers | None) -> Integers:
+        self.bits -= float(np.log2(np.where(_given(symbols) == 1, chances, 1 - chances)).sum())
         return _given(symbols)
 
     def _uniform(self, size: int, count: int, entries: Integers | None) -> Integers:

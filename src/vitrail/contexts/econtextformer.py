@@ -148,12 +148,14 @@ class _Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Map queries (B, windows, heads, n, d/heads), keys and values (…, m, …) to attended values."""
-        weights = self.weigh((q @ k.transpose(-1, -2)) * self.scale + bias)
+        weights = self.weigh((q @ k.transpose(-1, -2)).mul_(self.scale).add_(bias))
         return (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
 
     def attend_by_group(self, groups: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Do as `attend`, but spare the scores of later groups' keys, which the mask hides and which come last."""
         slots, past = q.shape[3] // groups, k.shape[3] - q.shape[3]
+        if groups == 1:
+            return self.attend(q, k, v, bias)
         blocks = zip(q.split(slots, 3), bias.split(slots, -2), range(past + slots, k.shape[3] + 1, slots), strict=True)
         return torch.cat(
             [self.attend(part, k[..., :seen, :], v[..., :seen, :], own[..., :seen]) for part, own, seen in blocks], 3
@@ -278,8 +280,7 @@ class EContextformer(ContextModel):
         """Put a group's values (B, C, n) into slots (B, rows, slots, C); padding is zero."""
         rows, slots = geometry.size
         placed = values.new_zeros(len(values), rows * slots, values.shape[1])
-        placed[:, geometry.slots[phase]] = values.transpose(1, 2)
-        return placed.unflatten(1, (rows, slots))
+        return placed.index_copy_(1, geometry.slots[phase], values.transpose(1, 2)).unflatten(1, (rows, slots))
 
     def predict(self, step: int, context: Tensor | None, features: Tensor, geometry: _Geometry) -> Tensor:
         """Return the parameters (B, P, C, n) of a group from its contexts (B, rows, slots, d); features (B, n, F)."""

@@ -61,10 +61,12 @@ class Linear(OnGrids, nn.Linear):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map inputs (…, inputs[i]) to (…, outputs)."""
         weights = self.matrix().split(self.inputs, 1)
-        products = [
+        total, *others = (
             functional.linear(grid(x), weight) for x, grid, weight in zip(inputs, self.grids, weights, strict=True)
-        ]
-        return sum(products[1:], products[0]) + self.bias
+        )
+        for other in (*others, self.bias):
+            total += other
+        return total
 
 
 class Conv2d(OnGrids, nn.Conv2d):
@@ -89,10 +91,13 @@ class Conv2d(OnGrids, nn.Conv2d):
         # Copied, so that rows of a single picture lie one after another: one product, and not one for each row.
         shifted = [x[:, :, column : column + width].contiguous() for column in range(k)]
         assert self.bias is not None
-        result = self.bias
-        for place, weight in enumerate(self.matrix().unflatten(1, (k * k, -1)).unbind(1)):
-            row, column = divmod(place, k)
-            result = result + functional.linear(shifted[column][:, row : row + height].flatten(0, 2), weight)
+        products = (
+            functional.linear(shifted[place % k][:, place // k : place // k + height].flatten(0, 2), weight)
+            for place, weight in enumerate(self.matrix().unflatten(1, (k * k, -1)).unbind(1))
+        )
+        result = next(products) + self.bias
+        for product in products:
+            result += product
         return result.unflatten(0, (-1, height, width)).permute(0, 3, 1, 2)
 
 
@@ -137,9 +142,10 @@ class _Weigh(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor) -> Tensor:
         sixteenths = scores.mul(16).round_()
-        sixteenths = sixteenths.sub_(sixteenths.amax(-1, keepdim=True)).clamp_(min=-64.0 * 16)
         # As a float's bits, n + f octaves above the bias of 127 read 2^n (1 + f): straight between powers of two.
-        bits = sixteenths.mul_(2**23 / 16).add_(127 * 2**23)
+        bits = (
+            sixteenths.sub_(sixteenths.amax(-1, keepdim=True) - 127 * 16).clamp_(min=(127 - 64) * 16).mul_(2**23 / 16)
+        )
         weights = bits.to(torch.int32).view(torch.float32).mul_(LARGEST_WEIGHT).floor_()
         ctx.save_for_backward(weights)
         return weights
