@@ -37,11 +37,12 @@ FROM = 10
 # Parity checks by registers: those that Ungerboeck found (1982, table I); of 10 and 12 the best of some tried.
 _CHECKS = {5: (0o45, 0o10), 8: (0o515, 0o362), 10: (0o3531, 0o1046), 12: (0o16025, 0o7464)}
 # An encoder counts in these parts of a bit, and cuts the dearest of a step's four choices to so many bits more: its
-# sums over as many steps as registers, and as lie between two looks at the least, then stay within 16 bits.
+# sums over as many steps as registers, which no state is dearer than another by, and over those from one time that the
+# first state's are taken off to the next, then stay within 16 bits.
 _PARTS, _DEAREST, _LOOK = 32, 24, 8
-# States of all lanes that are sought at once: they stay in the cache, and a large picture needs no more memory.
-_AT_ONCE = 1 << 17
-_ROW = 1024
+# States of all lanes that are sought at once: they stay in the cache, and a large picture needs no more memory. Rows of
+# so many sums are added to in no more time than shorter ones.
+_AT_ONCE, _ROW = 1 << 17, 1024
 
 
 class Machine:
@@ -131,7 +132,7 @@ class Machine:
             np.less(ways[1], ways[0], out=odd[step])
             np.minimum(ways[0], ways[1], out=totals)
             if step % _LOOK == 0:
-                totals -= totals.min(0)
+                totals -= totals[0]
         states, lane = totals.argmin(0), np.arange(lanes)
         path = np.empty((steps, lanes), np.intp)
         for step in range(steps - 1, -1, -1):
