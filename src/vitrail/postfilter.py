@@ -28,7 +28,7 @@ REACH = 64
 # Pixels that a fit looks at, times a factor of 1/2 to 4; or all.
 _LOOKED_AT = 1 << 15
 # Pixels that are filtered at once: their readings stay in a processor's cache.
-_STRIP = 1 << 14
+_STRIP = 1 << 13
 # Directions have unit response, so a wrong number costs a Kodak picture about 6 bits: finer ones would not pay.
 _STEP = 1 / 256
 _PASSES = 4
@@ -122,9 +122,7 @@ def _differences(padded: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
 
     centre = moved(_RADIUS, _RADIUS)
     places = [place for place in product(range(2 * _RADIUS + 1), repeat=2) if place != (_RADIUS, _RADIUS)]
-    differences = centre.new_empty(len(places), *centre.shape)
-    for place, difference in zip(places, differences, strict=True):
-        torch.sub(moved(*place), centre, out=difference)
+    differences = torch.stack([moved(*place) for place in places]).sub_(centre)
     return centre.flatten(1), differences.flatten(2)
 
 
