@@ -57,6 +57,10 @@ def test_grids_round_and_stay(seed: int) -> None:
     grid.eval()
     once = grid(x)
     assert torch.equal(once, grid(once))
+    halves = torch.cat([x, float(grid(x).abs().max()) / 254 * torch.arange(-300, 300), torch.tensor([-1e30, 1e30])])
+    with torch.no_grad():
+        unlearned = grid(halves)
+    assert torch.equal(unlearned, grid(halves))
     assert float((once - x).abs().max()) <= float(x.abs().max()) / 127 + 1e-30
     matrix = rows(torch.randn(5, 20) * torch.tensor([[1e-12], [1e-3], [0], [1], [1e4]]))
     assert torch.equal(matrix, rows(matrix))

@@ -31,7 +31,7 @@ from vitrail.windows import MASKED, relative_bias
 # Positions; the masks of larger latents are not kept.
 _REMEMBERED = 64 * 64
 # Windows whose attention is computed at once when no gradient is asked for: their scores stay in the cache.
-_WINDOWS = 8
+_WINDOWS = 16
 
 
 class _Geometry:

@@ -10,6 +10,8 @@ WEIGHT_LEVELS = 127
 _SMALLEST = 2.0**-30
 _BIAS = 127  # of a float32's exponent
 _FORGET = 0.999
+# Levels of a grid: so many, and steps beside, can be rounded by adding and taking off a number.
+_MOST = 2**22 - 1
 
 
 def power_of_two(x: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Grid(nn.Module):
 
     def __init__(self, levels: int) -> None:
         super().__init__()
-        self.levels = levels
+        self.levels = min(levels, _MOST)
         self.register_buffer("largest", torch.zeros(()))
         self.largest: Tensor
         self._kept: tuple[object, float] = (None, 1.0)
@@ -77,9 +79,10 @@ class Grid(nn.Module):
                     self.largest.copy_(torch.maximum(x.abs().amax().float(), self.largest * _FORGET))
             step = self._step()
             return clamp_through(round_through(x / step), -self.levels, self.levels) * step
-        # The same in one allocation; multiplying by a power of two is as exact as dividing.
+        # The same in fewer passes: floats as large as this are whole steps apart, so that adding it rounds, to even.
         fixed = self._fixed_step()
-        return x.mul(1 / fixed).round_().clamp_(-self.levels, self.levels).mul_(fixed)
+        end, large = self.levels * fixed, 1.5 * 2**23 * fixed
+        return x.clamp(-end, end).add_(large).sub_(large)
 
     def _step(self) -> Tensor:
         return power_of_two((self.largest * (1.0 / self.levels)).clamp(min=_SMALLEST))
