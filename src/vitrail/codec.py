@@ -48,11 +48,11 @@ def encode(
     quality = rate.check(quality)
     height, width = source.pixels.shape[:2]
     x = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).unsqueeze(0).float() / 255
-    latents = _filtered(model, x, model.latents(x, quality), quality)
+    latents = model.with_filter(x, model.latents(x, quality), quality)
     coded, seconds = _code(model, latents, (height, width), quality)
     if plan and plan.steps:
         refined = refinement.refine(model, x, quality, plan, latents, advance)
-        refined = _filtered(model, x, refined, quality)
+        refined = model.with_filter(x, refined, quality)
         again, more = _code(model, refined, (height, width), quality)
         seconds += more
         if _loss(source, model, refined, quality, again) < _loss(source, model, latents, quality, coded):
@@ -74,19 +74,10 @@ def encode(
     return Encoded(container.write(file), seconds)
 
 
-def _filtered(model: Model, x: torch.Tensor, latents: Latents, quality: int) -> Latents:
-    """Return the latents of x with the picture's own filter."""
-    if model.own_filter is not None and model.config.exact:  # what is not exact is computed again as a decoder does
-        with one_thread():
-            latents = model.known(latents, quality)
-    return model.with_filter(x, latents, quality)
-
-
 def _code(model: Model, latents: Latents, size: tuple[int, int], quality: int) -> tuple[bytes, float]:
     """Return the latents' string, and the range coder's seconds."""
     encoder = RangeEncoder()
-    with one_thread():
-        model.traverse(encoder, size, quality, latents)
+    model.traverse(encoder, size, quality, latents)
     return encoder.finish(), encoder.seconds
 
 
@@ -114,8 +105,7 @@ def decode(data: bytes, model: Model | None = None) -> Decoded:
     if len(file.latents) < model.least_bytes(size):
         raise FormatError("the file is damaged: it is too short for a picture of its size")
     decoder = RangeDecoder(file.latents)
-    with one_thread():
-        latents = model.traverse(decoder, size, file.quality)
+    latents = model.traverse(decoder, size, file.quality)
     if checksum(latents) != file.symbols_crc:
         told = "; its model is for research, and other machines may compute other numbers" if file.research else ""
         raise FormatError(f"the file is damaged: its symbols are not those that were written{told}")

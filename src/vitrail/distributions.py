@@ -14,13 +14,13 @@ this, the latent residual prediction.) For files it comes from a table too.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vitrail import config
 from vitrail.coding import SymbolCoder, Tables, pick
@@ -93,16 +93,36 @@ def mass(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
     return total
 
 
-def table_levels(shapes: Shapes) -> Iterator[tuple[Tensor, Tensor, Tensor, Shape]]:
-    """Yield each level's symbols of its tables (n,), fractions of the mean (count, 1), scale (float64), and shape."""
-    for level in range(LEVELS):
-        exponent = torch.tensor(level / _UNIT, dtype=torch.float64)
-        sigma = scales(exponent)
-        count = FINE if level < NARROW else COARSE
-        reach = int(torch.ceil(6 * sigma)) + 2
-        symbols = torch.arange(-reach, reach + 2, dtype=torch.float64)
-        means = torch.arange(count, dtype=torch.float64)[:, None] / count
-        yield symbols, means, sigma, shapes(exponent)
+def level_scales() -> tuple[Tensor, Tensor]:
+    """Return each level's exponent and scale (LEVELS,), float64."""
+    exponent = torch.arange(LEVELS, dtype=torch.float64) / _UNIT
+    return exponent, scales(exponent)
+
+
+def level_reaches() -> Tensor:
+    """Return up to which distance from its mean a level has masses of its own (LEVELS,), int32."""
+    # Somewhat less than 6, so that no machine rounds the widest, 6 x 64, to either side.
+    return (6 * level_scales()[1] - 1e-6).ceil().int()
+
+
+class _Entries(NamedTuple):
+    """Of all tables' entries (n,): symbol, the mean's fraction, scale, the level's shape; then each table's reach."""
+
+    symbols: Tensor
+    means: Tensor
+    scale: Tensor
+    shape: Shape
+    reach: Tensor
+
+
+def _entries(shapes: Shapes) -> _Entries:
+    levels, fractions = (torch.from_numpy(each) for each in _places())
+    reach = level_reaches()[levels] + 2
+    lengths = 2 * reach + 3
+    table = torch.arange(len(levels)).repeat_interleave(lengths)
+    symbols = torch.arange(len(table)) - (lengths.cumsum(0) - lengths + reach)[table]
+    exponent, scale = (each[levels[table]] for each in level_scales())
+    return _Entries(symbols, fractions.double()[table], scale, shapes(exponent), reach)
 
 
 def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
@@ -111,12 +131,15 @@ def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
     Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
     then that of the escape, and sums to about TOTAL.
     """
-    masses, reaches = [], []
-    for symbols, means, sigma, own in table_levels(shapes):
-        rows = (mass(symbols, means, sigma, own) * TOTAL).round().clamp(min=1)
-        masses.append(functional.pad(rows, (0, 1), value=1.0).int().flatten())
-        reaches += [-int(symbols[0])] * len(means)
-    return torch.cat(masses), torch.tensor(reaches, dtype=torch.int32)
+    symbols, means, scale, shape, reach = _entries(shapes)
+    masses = (mass(symbols, means, scale, shape) * TOTAL).round().clamp(min=1).int()
+    masses[_escapes(reach)] = 1
+    return masses, reach
+
+
+def _escapes(reach: Tensor) -> Tensor:
+    """Return where the tables' escapes are."""
+    return (2 * reach + 3).cumsum(0) - 1
 
 
 def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
@@ -138,11 +161,11 @@ def frozen_offsets(shapes: Shapes = gaussian) -> Tensor:
 
     The escape has the offset of the last symbol.
     """
-    rows = []
-    for symbols, means, sigma, own in table_levels(shapes):
-        offsets = (centroids(symbols, means, sigma, own) - symbols) * OFFSET_UNITS
-        rows.append(torch.cat([offsets, offsets[:, -1:]], 1).round().int().flatten())
-    return torch.cat(rows)
+    symbols, means, scale, shape, reach = _entries(shapes)
+    offsets = ((centroids(symbols, means, scale, shape) - symbols) * OFFSET_UNITS).round().int()
+    escapes = _escapes(reach)
+    offsets[escapes] = offsets[escapes - 1]
+    return offsets
 
 
 class Distribution(nn.Module, ABC):

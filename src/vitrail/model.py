@@ -325,7 +325,7 @@ class Model(nn.Module):
         `size` is that of the picture in pixels. Returns the latents.
         """
         device = self.device
-        with self.arithmetic():
+        with one_thread(), self.arithmetic():
             return self._traverse(coder, size, quality, latents, device)
 
     def _traverse(
@@ -415,7 +415,7 @@ class Model(nn.Module):
     def known(self, latents: Latents, quality: int) -> Latents:
         """Return latents with all that follows from them, as far as it is missing."""
         at, size, features = _quality(quality, self.log_gain.table), latents.y.shape[1:], latents.features
-        with self.arithmetic():
+        with one_thread(), self.arithmetic():
             if features is None:
                 z_hat = torch.from_numpy(latents.z).to(self.device).float().unsqueeze(0)
                 features = self.features(z_hat, at, size)

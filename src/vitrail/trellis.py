@@ -23,7 +23,16 @@ from torch import Tensor, nn
 
 from vitrail import config, rate
 from vitrail.coding import LIMIT, SymbolCoder, Tables, pick
-from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Gaussian, Integers, gaussian, peaked, table_levels
+from vitrail.distributions import (
+    LEVELS,
+    OFFSET_UNITS,
+    TOTAL,
+    Gaussian,
+    Integers,
+    level_reaches,
+    level_scales,
+    peaked,
+)
 from vitrail.errors import ModelError
 
 Floats = NDArray[np.float32]
@@ -153,9 +162,7 @@ class Trellis(nn.Module):
     def __init__(self, latents: int, settings: config.Trellis) -> None:
         super().__init__()
         self.machine = Machine(settings)
-        scale = torch.stack([sigma for _, _, sigma, _ in table_levels(gaussian)])[FROM:]
-        # Somewhat less than 6, so that no machine rounds the widest, 6 x 64, to either side.
-        self.reach = np.repeat((6 * scale - 1e-6).ceil().int().cpu().numpy() + 3, 2)
+        self.reach = np.repeat(level_reaches()[FROM:].cpu().numpy() + 3, 2)
         self.start = np.cumsum(self.reach + 1) - self.reach - 1
         self.register_buffer("table_masses", torch.zeros(int((self.reach + 1).sum()), dtype=torch.int32))
         self.register_buffer("table_offsets", torch.zeros_like(self.table_masses))
@@ -167,9 +174,9 @@ class Trellis(nn.Module):
 
     def guess(self) -> None:
         """Take for masses those of the cells around points, under the distribution's shapes."""
-        shapes = [(sigma, shape) for _, _, sigma, shape in table_levels(peaked)][FROM:]
+        scales = [(scale, peaked(exponent)) for exponent, scale in zip(*level_scales(), strict=True)][FROM:]
         for row, (start, reach) in enumerate(zip(self.start, self.reach, strict=True)):
-            sigma, shape = shapes[row // 2]
+            sigma, shape = scales[row // 2]
             magnitudes = torch.arange(reach + 2, dtype=torch.float64)
             points = HALF * (2 * magnitudes - row % 2 * (magnitudes > 0))
             edges = (points[1:] + points[:-1]) / 2

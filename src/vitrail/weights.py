@@ -25,6 +25,7 @@ from vitrail.config import ModelConfig
 from vitrail.errors import FormatError, ModelError
 from vitrail.model import STRIDE, Latents, Model
 from vitrail.storage import write_file
+from vitrail.threads import one_thread
 
 _NUMBERS, _EXPONENTS = "numbers", "exponents"
 
@@ -40,7 +41,8 @@ def load(name: str | os.PathLike[str] = zoo.DEFAULT) -> Model:
         raise ModelError(f"{file} is not a weights file: {error}") from error
     if "config" not in notes:
         raise ModelError(f"{file} is not a weights file of Vitrail: it holds no config")
-    model = _build(ModelConfig.from_json(notes["config"]), state, file)
+    with one_thread():
+        model = _build(ModelConfig.from_json(notes["config"]), state, file)
     model.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         differs = model.config.exact and notes.get("probe") != _probe(model)
