@@ -148,7 +148,7 @@ class _Attention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Map queries (B, windows, heads, n, d/heads), keys and values (…, m, …) to attended values."""
-        weights = self.weigh((q @ k.transpose(-1, -2)).mul_(self.scale).add_(bias))
+        weights = self.weigh((q @ k.transpose(-1, -2)).mul_(self.scale) + bias)  # of bf16, float32 again
         return (weights.to(v.dtype) @ v) / weights.sum(-1, keepdim=True)
 
     def attend_by_group(self, groups: int, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
