@@ -106,23 +106,25 @@ def level_reaches() -> Tensor:
 
 
 class _Entries(NamedTuple):
-    """Of all tables' entries (n,): symbol, the mean's fraction, scale, the level's shape; then each table's reach."""
+    """Of all tables' entries (n,): symbol, mean's fraction, scale, shape; of each table: reach, place of its escape."""
 
     symbols: Tensor
     means: Tensor
     scale: Tensor
     shape: Shape
     reach: Tensor
+    escapes: Tensor
 
 
 def _entries(shapes: Shapes) -> _Entries:
     levels, fractions = (torch.from_numpy(each) for each in _places())
     reach = level_reaches()[levels] + 2
     lengths = 2 * reach + 3
+    ends = lengths.cumsum(0)
     table = torch.arange(len(levels)).repeat_interleave(lengths)
-    symbols = torch.arange(len(table)) - (lengths.cumsum(0) - lengths + reach)[table]
+    symbols = torch.arange(len(table)) - (ends - lengths + reach)[table]
     exponent, scale = (each[levels[table]] for each in level_scales())
-    return _Entries(symbols, fractions.double()[table], scale, shapes(exponent), reach)
+    return _Entries(symbols, fractions.double()[table], scale, shapes(exponent), reach, ends - 1)
 
 
 def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
@@ -131,15 +133,10 @@ def frozen_tables(shapes: Shapes = gaussian) -> tuple[Tensor, Tensor]:
     Tables follow by level, then by fraction of the mean. A table holds the masses of the symbols -reach .. reach + 1,
     then that of the escape, and sums to about TOTAL.
     """
-    symbols, means, scale, shape, reach = _entries(shapes)
+    symbols, means, scale, shape, reach, escapes = _entries(shapes)
     masses = (mass(symbols, means, scale, shape) * TOTAL).round().clamp(min=1).int()
-    masses[_escapes(reach)] = 1
+    masses[escapes] = 1
     return masses, reach
-
-
-def _escapes(reach: Tensor) -> Tensor:
-    """Return where the tables' escapes are."""
-    return (2 * reach + 3).cumsum(0) - 1
 
 
 def centroids(values: Tensor, mean: Tensor, scale: Tensor, shape: Shape) -> Tensor:
@@ -161,9 +158,8 @@ def frozen_offsets(shapes: Shapes = gaussian) -> Tensor:
 
     The escape has the offset of the last symbol.
     """
-    symbols, means, scale, shape, reach = _entries(shapes)
+    symbols, means, scale, shape, _, escapes = _entries(shapes)
     offsets = ((centroids(symbols, means, scale, shape) - symbols) * OFFSET_UNITS).round().int()
-    escapes = _escapes(reach)
     offsets[escapes] = offsets[escapes - 1]
     return offsets
 

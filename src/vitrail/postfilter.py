@@ -134,8 +134,7 @@ def _weighed(padded: Tensor, weight: Tensor, multiplier: float) -> Tensor:
     plain, clipped = (each.flatten(1) for each in rest.unflatten(1, (-1, 2, 3)).unbind(2))
     total = (centre + constant).addmm_(own, centre - 0.5).addmm_(plain, differences)
     total = total.addmm_(clipped, differences.clamp_(-limit, limit))
-    height, width = (side - 2 * _RADIUS for side in padded.shape[2:])
-    return total.view(1, 3, height, width)
+    return total.view(1, 3, -1, padded.shape[3] - 2 * _RADIUS)
 
 
 def _unit(multiplier: float) -> float:

@@ -23,16 +23,7 @@ from torch import Tensor, nn
 
 from vitrail import config, rate
 from vitrail.coding import LIMIT, SymbolCoder, Tables, pick
-from vitrail.distributions import (
-    LEVELS,
-    OFFSET_UNITS,
-    TOTAL,
-    Gaussian,
-    Integers,
-    level_reaches,
-    level_scales,
-    peaked,
-)
+from vitrail.distributions import LEVELS, OFFSET_UNITS, TOTAL, Gaussian, Integers, level_reaches, level_scales, peaked
 from vitrail.errors import ModelError
 
 Floats = NDArray[np.float32]

@@ -143,9 +143,8 @@ class _Weigh(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor) -> Tensor:
         sixteenths = scores.mul(16).round_()
         # As a float's bits, n + f octaves above the bias of 127 read 2^n (1 + f): straight between powers of two.
-        bits = (
-            sixteenths.sub_(sixteenths.amax(-1, keepdim=True) - 127 * 16).clamp_(min=(127 - 64) * 16).mul_(2**23 / 16)
-        )
+        lowered = sixteenths.sub_(sixteenths.amax(-1, keepdim=True) - 127 * 16)
+        bits = lowered.clamp_(min=(127 - 64) * 16).mul_(2**23 / 16)
         weights = bits.to(torch.int32).view(torch.float32).mul_(LARGEST_WEIGHT).floor_()
         ctx.save_for_backward(weights)
         return weights
