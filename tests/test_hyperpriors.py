@@ -15,6 +15,7 @@ DUAL = config.DualHyperprior(32, 64)
 PARTS = [
     config.ConvHyperprior(16),
     config.LightHyperprior(16, 64),
+    config.LightHyperprior(16, 64, hidden=12),
     DUAL,
     replace(DUAL, width=64, halves=("channel",)),
     replace(DUAL, width=64, halves=("spatial",)),

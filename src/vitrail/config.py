@@ -59,10 +59,14 @@ class ConvHyperprior:
 
 @dataclass(frozen=True)
 class LightHyperprior:
-    """3x3 convolutions at 1/16 and 1/32, 2x2 strided ones between; every layer has an exact integer form."""
+    """3x3 convolutions at 1/16 and 1/32, 2x2 strided ones between; every layer has an exact integer form.
+
+    `hidden` is the width of the analysis up to z, None for that of z.
+    """
 
     width: int = 96
     features: int = 336
+    hidden: int | None = None
 
 
 @dataclass(frozen=True)
@@ -310,11 +314,11 @@ CONFIGS: dict[str, ModelConfig] = {
         replace(_SMALL, name="hyperprior-s", context=NoContext()),
         _SMALL_MCDH,
         ModelConfig("agwint-s", _SMALL_AGWINT, LightHyperprior(), _SMALL_CONTEXT, latents=192, exact=True),
-        # For a GPU: 15.1 million parameters.
+        # For a GPU: 14.9 million parameters.
         ModelConfig(
             "econtextformer-m",
             LightTransform((128, 192, 256), (5, 2, 0), (5, 2, 2)),
-            LightHyperprior(128, 576),
+            LightHyperprior(128, 576, hidden=112),
             replace(_SMALL_CONTEXT, width=192, layers=4, heads=6, hidden=(320, 256)),
             latents=448,
             centroid=True,

@@ -16,7 +16,7 @@ _LEAK = 0.0625
 
 def leaky() -> nn.Module:
     """Return a ReLU that keeps a sixteenth of negative values: with none, whole layers died (docs/training.md)."""
-    return nn.LeakyReLU(_LEAK)
+    return nn.LeakyReLU(_LEAK, inplace=True)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky": leaky, "gelu": nn.GELU}

@@ -16,13 +16,13 @@ class LightHyperprior(Hyperprior):
     def __init__(self, part: config.LightHyperprior, latents: int, kit: Kit) -> None:
         super().__init__()
         self.channels, self.features = part.width, part.features
-        n = part.width
+        n, hidden = part.width, part.hidden or part.width
         self.encoder = nn.Sequential(
-            nn.Conv2d(latents, n, 3, padding=1),
+            nn.Conv2d(latents, hidden, 3, padding=1),
             leaky(),
-            nn.Conv2d(n, n, 2, 2),
-            ResidualBlock(n),
-            nn.Conv2d(n, n, 2, 2),
+            nn.Conv2d(hidden, hidden, 2, 2),
+            ResidualBlock(hidden),
+            nn.Conv2d(hidden, n, 2, 2),
         )
         head = kit.conv(n, part.features, 3)
         self.decoder = nn.Sequential(kit.up(n, n), ResidualBlock(n, kit), kit.up(n, n), leaky(), head)

@@ -33,6 +33,7 @@ _RETIRED = {
     "adbe3e88": "econtextformer-m of 27 November 2026, which commit 0dd9e54 of the repository reads",
     "ca2b95ba": "econtextformer-m of 28 November 2026, which commit f511e36 of the repository reads",
     "fe195465": "econtextformer-m of 28 November 2026, which commit e24bfdb of the repository reads",
+    "be00e5ab": "econtextformer-m of 28 November 2026, which commit 19aa9cb of the repository reads",
     "24a17d6b": "econtextformer-m of 26 November 2026, which commit 80a60d5 of the repository reads",
     "f897c491": "mcdh-s of 27 November 2026, which commit 17d4956 of the repository reads",
     "5c4263fe": "mcdh-s of 27 November 2026, which commit d9bfb12 of the repository reads",
