@@ -77,7 +77,7 @@ def fit(block: ResidualBlock, kept: Tensor) -> None:
 for name, block in model.named_modules():
     if isinstance(block, ResidualBlock) and bool((units := freed(block)).any()):
         fit(block, ~units)
-        fresh = nn.Conv2d(*block.conv1.weight.shape[1::-1], 3)
+        fresh = nn.Conv2d(*block.conv1.weight.shape[1::-1], 3).requires_grad_(False)
         block.conv1.weight[units] = fresh.weight[units]
         block.conv1.bias[units] = 0
         means: list[Tensor] = []

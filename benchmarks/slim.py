@@ -59,7 +59,8 @@ def main(source: str, config: str, store: str, out: str) -> None:
     loaded, data = weights.load(source), Store(Path(store), torch.device("cpu"))
     model = Model(replace(loaded.config, hyperprior=named(config).hyperprior))
     kept = {name: each for name, each in loaded.state_dict().items() if not name.startswith("hyperprior.encoder")}
-    model.load_state_dict(kept, strict=False)
+    missing, _ = model.load_state_dict(kept, strict=False)
+    assert all(name.startswith("hyperprior.encoder") for name in missing)
     given, slim = loaded.hyperprior.encoder, model.hyperprior.encoder
     inputs, targets = [], []
     for _ in trange(CROPS, desc="looking at crops", disable=None):

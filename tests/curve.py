@@ -1,6 +1,7 @@
 """The losses of a few training steps on fixed crops: `python tests/curve.py PROCESSES OUT` prints them as JSON.
 
-Two processes take half of the crops each; without noise, gradients then average to those of one process.
+Two processes take half of the crops each, also when torchrun starts them; without noise, gradients then average to
+those of one process.
 """
 
 import json
@@ -9,7 +10,6 @@ from pathlib import Path
 
 import torch
 from conftest import TINY
-from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from vitrail.model import Model
@@ -34,14 +34,12 @@ class Crops:
 
 
 def main(processes: int, out: Path) -> None:
-    logger = TensorBoardLogger(out, name=f"log{processes}", version="")
-    strategy = "ddp" if processes > 1 else "auto"
-    fabric = Fabric(accelerator="cpu", devices=processes, strategy=strategy, loggers=logger)
-    loop.launch(fabric)
+    logger = TensorBoardLogger(out, name="log", version="")
+    fabric = loop.launch(processes, accelerator="cpu", loggers=logger)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Model(TINY).to(memory_format=torch.channels_last)
-    crops = Crops(fabric.global_rank, processes)
+    crops = Crops(fabric.global_rank, fabric.world_size)
     loop.stratified_qualities = lambda count, device: crops.qualities
     run = loop._Run(fabric, model, out, loop.Settings(minutes=1))
     run.module.eval()  # rounds, where training adds noise

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from vitrail import postfilter
 from vitrail.cli import main
 from vitrail.config import named
 from vitrail.evaluation import bench, cost
@@ -26,6 +27,12 @@ def test_the_papers_count() -> None:
     assert counted.context_decode == pytest.approx((linear + attention + embedding + networks) / 1000, rel=0.02)
     assert counted.hyper_analysis == pytest.approx(9.22, rel=0.02)
     assert counted.hyper_synthesis == pytest.approx(13.50, rel=0.02)
+
+
+def test_the_filters_count() -> None:
+    """Products of all that a filter reads of a pixel, into three samples."""
+    counted = cost.count(named("econtextformer-s"), (64, 64))
+    assert counted.post_filter == pytest.approx(3 * postfilter.READINGS / 1000, rel=0.02)
 
 
 def test_bench() -> None:

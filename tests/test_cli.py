@@ -100,6 +100,15 @@ def test_errors_are_one_line(arguments: list[str], status: int, message: str, tm
     assert status == 2 or result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("more", "message"), [([], "a store"), (["--processes", "2"], "leave --processes away")])
+def test_torchrun_needs_a_store(more: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with contextlib.chdir(tmp_path):
+        result = run("train", "hyperprior-s", "--data", ".", "--valid", ".", "--minutes", "1", "--out", "o", *more)
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
 def test_models_and_configs() -> None:
     assert "econtextformer-s" in run("models", "--configs").stdout
     shipped = json.loads(run("models", "--json").stdout)

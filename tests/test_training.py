@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import subprocess
 import sys
 import tarfile
@@ -302,15 +303,30 @@ def test_a_context_model_is_trained_for_given_latents(store: Path, folder: Path,
         loop.keep_latents(Model(CONFIGS["hyperprior-s"]), str(tiny))
 
 
-def test_two_processes_learn_as_one_with_all_crops(tmp_path: Path) -> None:
-    curves = []
-    for processes in (1, 2):
-        command = [sys.executable, Path(__file__).parent / "curve.py", str(processes), tmp_path]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        curves.append(json.loads(done.stdout.splitlines()[-1]))
-    assert curves[0][-1] < curves[0][0]
-    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+def curve(out: Path, *commands: list[object]) -> list[float]:
+    """Return the losses that the first of some commands prints; they run at once."""
+    running = [
+        subprocess.Popen([*map(str, command), out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    told = [each.communicate(timeout=120) for each in running]
+    assert [each.returncode for each in running] == [0] * len(running), told
+    losses: list[float] = json.loads(told[0][0].splitlines()[-1])
+    return losses
+
+
+def test_two_processes_or_machines_learn_as_one_with_all_crops(tmp_path: Path) -> None:
+    script = Path(__file__).parent / "curve.py"
+    alone = curve(tmp_path, [sys.executable, script, 1])
+    assert alone[-1] < alone[0]
+    assert curve(tmp_path, [sys.executable, script, 2]) == pytest.approx(alone, rel=1e-5)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    machines = ([*torchrun, f"--node-rank={rank}", script, 1] for rank in range(2))
+    assert curve(tmp_path, *machines) == pytest.approx(alone, rel=1e-5)
 
 
 def test_ablation(folder: Path, tmp_path: Path, photo: Image.Image) -> None:

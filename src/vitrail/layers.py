@@ -15,7 +15,10 @@ _LEAK = 0.0625
 
 
 def leaky() -> nn.Module:
-    """Return a ReLU that keeps a sixteenth of negative values: with none, whole layers died (docs/training.md)."""
+    """Return a ReLU that keeps a sixteenth of negative values: with none, whole layers died (docs/training.md).
+
+    It overwrites what it is given.
+    """
     return nn.LeakyReLU(_LEAK, inplace=True)
 
 

@@ -82,6 +82,8 @@ def train(
     OUT receives weights.safetensors, which --model of the other commands accepts, and flat.safetensors, the weights
     before the learning rates fell: to begin a longer run with.
     """
+    from torch.distributed import is_torchelastic_launched
+
     from vitrail.config import named
     from vitrail.errors import UsageError
 
@@ -90,8 +92,13 @@ def train(
         from vitrail.training import store as stores
     except ImportError as error:
         raise UsageError(f"training needs more packages ({error.name}); pip install 'vitrail[train]'") from error
-    if compiled and processes > 1:
-        raise UsageError("--compile is for one process; leave one of --compile and --processes away")
+    torchrun = is_torchelastic_launched()
+    if torchrun and processes > 1:
+        raise UsageError("torchrun says how many processes there are; leave --processes away")
+    if torchrun and not stores.is_store(data):
+        raise UsageError(f"torchrun's processes cannot all decode {data}; give them a store of it (vitrail data build)")
+    if compiled and (torchrun or processes > 1):
+        raise UsageError("--compile is for one process; leave --processes and torchrun away, or --compile")
     found = (out / loop.CHECKPOINT).is_file()
     if resume and not found:
         raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")

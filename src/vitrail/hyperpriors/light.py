@@ -16,7 +16,7 @@ class LightHyperprior(Hyperprior):
     def __init__(self, part: config.LightHyperprior, latents: int, kit: Kit) -> None:
         super().__init__()
         self.channels, self.features = part.width, part.features
-        n, hidden = part.width, part.hidden or part.width
+        n, hidden = part.width, part.width if part.hidden is None else part.hidden
         self.encoder = nn.Sequential(
             nn.Conv2d(latents, hidden, 3, padding=1),
             leaky(),

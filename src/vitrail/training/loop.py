@@ -106,16 +106,12 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     # The momentum of a dead channel fades into denormal floats, which are a hundred times slower.
     torch.set_flush_denormal(True)
-    fabric = Fabric(
+    fabric = launch(
+        settings.processes,
         accelerator="auto",
-        devices=settings.processes,
-        strategy="ddp" if settings.processes > 1 else "auto",
         precision="bf16-mixed" if fast_bf16() else "32-true",
         loggers=TensorBoardLogger(out, name="log", version=""),
     )
-    launch(fabric)
-    if fabric.world_size > 1 and fabric.device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // fabric.world_size))
     data = Store(store, fabric.device)
     torch.manual_seed(settings.seed)
     model = Model(replace(config, exact=False))
@@ -136,11 +132,23 @@ def train(
     return run.points
 
 
-def launch(fabric: Fabric) -> None:
-    """Start the processes of a run, and see to it that they part at their ends: gloo's threads else abort some."""
+def launch(processes: int, **options: Any) -> Fabric:
+    """Start the processes of a run on this machine, or join those that torchrun started, on one machine or many.
+
+    `options` are Fabric's others.
+    """
+    machines = 1
+    if torch.distributed.is_torchelastic_launched():
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+        machines = int(os.environ["WORLD_SIZE"]) // processes
+    strategy = "ddp" if processes * machines > 1 else "auto"
+    fabric = Fabric(devices=processes, num_nodes=machines, strategy=strategy, **options)
     fabric.launch()
     if torch.distributed.is_initialized():
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(torch.distributed.destroy_process_group)  # gloo's threads else abort some
+    if fabric.world_size > 1 and fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    return fabric
 
 
 def begin_with(model: Model, start: str) -> None:
