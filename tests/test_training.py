@@ -309,7 +309,11 @@ def curve(out: Path, *commands: list[object]) -> list[float]:
         subprocess.Popen([*map(str, command), out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for command in commands
     ]
-    told = [each.communicate(timeout=120) for each in running]
+    try:
+        told = [each.communicate(timeout=120) for each in running]
+    finally:
+        for each in running:
+            each.kill()  # or one would wait for another that failed
     assert [each.returncode for each in running] == [0] * len(running), told
     losses: list[float] = json.loads(told[0][0].splitlines()[-1])
     return losses

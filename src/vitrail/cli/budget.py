@@ -58,7 +58,7 @@ _OPTIONS = (
         default=1,
         show_default=True,
         type=click.IntRange(min=1),
-        help="Processes (one a GPU, or sharing the CPU's cores).",
+        help="Processes (one a GPU, or sharing the CPU's cores); for many machines, `train` is torchrun's to start.",
     ),
     click.option(
         "--latents",
