@@ -25,6 +25,11 @@ def leaky() -> nn.Module:
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky": leaky, "gelu": nn.GELU}
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """Return x + y, in the place of x where no gradient is asked for: features of a large picture fill the memory."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
 class L1Norm(nn.Module):
     """Divide the last dimension by its mean magnitude, then scale: a layer norm with an exact integer form."""
 
@@ -82,7 +87,7 @@ EXACT = Kit(exact.Linear, exact.Conv2d, exact.Up2x2, exact.L1Norm, exact.weigh, 
 
 
 class ResidualBlock(nn.Module):
-    """x + conv3(leaky(conv3(x))), channels unchanged."""
+    """x + conv3(leaky(conv3(x))), channels unchanged; it overwrites x where no gradient is asked for."""
 
     def __init__(self, channels: int, kit: Kit = FLOAT) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
         y: Tensor = self.conv2(self.activation(self.conv1(x)))
-        return x + y
+        return add(x, y)
 
 
 def mlp(inputs: Sequence[int], widths: Sequence[int], activation: str, kit: Kit) -> nn.Sequential:

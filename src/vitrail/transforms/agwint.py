@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vitrail import config
 from vitrail.errors import ModelError
-from vitrail.layers import FLOAT, mlp
+from vitrail.layers import FLOAT, add, mlp
 from vitrail.rate import QualityTable
 from vitrail.transforms.around import AroundLinear
 from vitrail.transforms.linear import start_from_nothing
@@ -93,7 +93,7 @@ class _Block(nn.Module):
         self.mlp = mlp([width], [part.mlp * width, width], "gelu", FLOAT)
 
     def forward(self, x: Tensor, queries: Tensor | None) -> Tensor:
-        """Map x (B, H, W, C) to the same shape; queries (B, w * w, C) for the global reading."""
+        """Map x (B, H, W, C), in its place without a gradient; queries (B, w * w, C) are for the global reading."""
         windows = Windows(x.shape[1], x.shape[2], self.window, self.reading == "shifted", x.device)
         normed = self.norm1(x)
         tokens = windows.cut(normed)
@@ -104,9 +104,8 @@ class _Block(nn.Module):
         if self.reading == "pooled":
             pooled = functional.adaptive_avg_pool2d(normed.permute(0, 3, 1, 2), _POOLED).flatten(2).transpose(1, 2)
             further = pooled.repeat_interleave(count, 0)
-        x = x + windows.join(self.attention(asking, tokens, windows.mask, further))
-        fed: Tensor = self.mlp(self.norm2(x))
-        return x + fed
+        x = add(x, windows.join(self.attention(asking, tokens, windows.mask, further)))
+        return add(x, self.mlp(self.norm2(x)))
 
 
 class _Stage(nn.Module):
@@ -182,7 +181,7 @@ class AGWinT(AroundLinear):
     def up(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
         """See `AroundLinear`."""
         x = self.decoder[index](x)
-        return self.decoder_stages[index](x if beside is None else x + beside, quality)
+        return self.decoder_stages[index](x if beside is None else add(x, beside), quality)
 
     def to_picture(self, x: Tensor) -> Tensor:
         """See `AroundLinear`."""

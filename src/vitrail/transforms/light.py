@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail import config
-from vitrail.layers import ResidualBlock, leaky
+from vitrail.layers import ResidualBlock, add, leaky
 from vitrail.rate import QualityTable
 from vitrail.transforms.around import AroundLinear
 from vitrail.transforms.linear import start_from_nothing
@@ -32,7 +32,7 @@ class _Stages(nn.Module):
     def forward(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
         """Do a stage; what stands beside is added to what its blocks are given."""
         x = self.activation(self.steps[index](x)) * self.scales[index](quality).exp()
-        return self.blocks[index](x if beside is None else x + beside)
+        return self.blocks[index](x if beside is None else add(x, beside))
 
 
 class LightTransform(AroundLinear):
