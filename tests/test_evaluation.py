@@ -87,12 +87,14 @@ def test_a_report_counts_the_bytes_of_every_picture(folder):
 
     content = json.loads(report.to_json())
     assert (content["codec"], content["dataset"], content["pictures"]) == ("jpeg", "pictures", 2)
+    assert content["identity"] == codec("jpeg").identity
     assert content["machine"]["matmul_gmacs"] > 0
     assert content["points"][0].keys() == {"quality", "bpp", "psnr", "encode_s", "decode_s"}
 
 
 def test_coder_seconds_and_ms_ssim_are_averaged_where_all_pictures_have_them(tmp_path):
     class Timed:
+        identity = "timed"
         name = "timed"
         qualities = (50,)
 

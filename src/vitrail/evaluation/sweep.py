@@ -56,6 +56,8 @@ class Report:
     """All that a sweep measured, and on what."""
 
     codec: str
+    identity: str
+    """As of `Codec`: weights and code, or libraries."""
     dataset: str
     pictures: int
     machine: dict[str, Any]
@@ -107,6 +109,7 @@ def evaluate(
         images += [measured(codec, path.name, image, quality) for quality in qualities]
     return Report(
         codec=codec.name,
+        identity=codec.identity,
         dataset=folder.resolve().name,
         pictures=len(paths),
         machine=about,
