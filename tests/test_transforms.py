@@ -43,6 +43,24 @@ def test_linear_paths_start_as_principal_components(part: config.Transform) -> N
 
 
 @pytest.mark.parametrize("part", PARTS)
+def test_without_a_gradient_they_give_the_same(part: config.Transform) -> None:
+    """Sums are made in place then, and never in what the caller gave."""
+    torch.manual_seed(0)
+    transform = transforms.build(part, 32)
+    for parameter in transform.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    x, quality = torch.rand(1, 3, 48, 80), torch.tensor([30.0])
+    y = transform.analysis(x, quality)
+    x_hat = transform.synthesis(y, quality)
+    given, latents = x.clone(), y.detach().clone()
+    with torch.no_grad():
+        assert torch.allclose(transform.analysis(given, quality), y, atol=1e-4)
+        assert torch.allclose(transform.synthesis(latents, quality), x_hat, atol=1e-4)
+    assert torch.equal(given, x)
+    assert torch.equal(latents, y)
+
+
+@pytest.mark.parametrize("part", PARTS)
 @torch.no_grad()
 def test_pictures_of_a_batch_do_not_meet(part: config.Transform) -> None:
     torch.manual_seed(0)
