@@ -292,6 +292,17 @@ def test_a_run_begins_with_weights(store: Path, folder: Path, tmp_path: Path, ti
         loop.begin_with(Model(CONFIGS["hyperprior-s"]), str(tiny))
 
 
+def test_a_run_is_resumed_from_flat_weights(store: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = f"train hyperprior-s --data {store} --valid {folder} --out {tmp_path} --minutes 0.1 --batch 1"
+    command = [*arguments.split(), "--crop", "128", "--rates", "0", "0", "--resume"]
+    assert "flat.safetensors to resume from" in CliRunner().invoke(main, command).stderr
+    weights.save(Model(CONFIGS["hyperprior-s"]).eval(), tmp_path / loop.FLAT, {})
+    given = weights.load(str(tmp_path / loop.FLAT))
+    assert CliRunner().invoke(main, command).exit_code == 0
+    after = weights.load(str(tmp_path / loop.WEIGHTS)).state_dict()
+    assert all(torch.equal(after[name], parameter) for name, parameter in given.named_parameters())
+
+
 def test_a_context_model_is_trained_for_given_latents(store: Path, folder: Path, tmp_path: Path, tiny: Path) -> None:
     other = replace(TINY, name="other", context=NoContext((8,)))
     loop.train(other, store, folder, tmp_path, loop.Settings(minutes=0.05, crop=64, batch=1), latents=str(tiny))

@@ -22,7 +22,11 @@ from vitrail.cli import budget
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the decoded photographs, to share among runs; by default OUT/store.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint in --out, or, with a new warm-up, from the flat.safetensors that was put there.",
+)
 @click.option(
     "--start", help="Begin with these weights of the same config: a model's name, or a file such as flat.safetensors."
 )
@@ -100,12 +104,14 @@ def train(
     if compiled and (torchrun or processes > 1):
         raise UsageError("--compile is for one process; leave --processes and torchrun away, or --compile")
     found = (out / loop.CHECKPOINT).is_file()
-    if resume and not found:
-        raise UsageError(f"{out} holds no checkpoint to resume from; leave --resume away")
     if resume and start:
-        raise UsageError("--resume goes on from a checkpoint, --start begins anew; leave one of them away")
+        raise UsageError("--resume goes on from what --out holds, --start begins anew; leave one of them away")
+    if resume and not found:
+        if not (out / loop.FLAT).is_file():
+            raise UsageError(f"{out} holds no {loop.CHECKPOINT} or {loop.FLAT} to resume from; leave --resume away")
+        resume, start = False, str(out / loop.FLAT)
     if start and latents:
-        raise UsageError("--start and --latents both say what to begin with; leave one of them away")
+        raise UsageError(f"--start, or {loop.FLAT}, and --latents both say what to begin with; leave one of them away")
     if found and not resume:
         raise UsageError(f"{out} holds a run already; add --resume to go on with it, or give another --out")
     highest, lowest = rates
