@@ -109,6 +109,7 @@ ARMS = {
     "Muon 1e-3": Arm({"muon": 1e-3}),
     "Muon 4e-3": Arm({"muon": 4e-3}),
     "AdamW 1e-3 alone": Arm(prepare=_adamw_alone(1e-3)),
+    "AdamW 2e-3 alone": Arm(prepare=_adamw_alone(2e-3)),
     "AdamW 5e-4 beside Muon": Arm({"adamw": 5e-4}),
     "AdamW 2e-3 beside Muon": Arm({"adamw": 2e-3}),
     "linear paths at AdamW's full rate": Arm(prepare=_linear_rate(1.0)),
