@@ -178,10 +178,13 @@ class AGWinT(AroundLinear):
         """See `AroundLinear`."""
         return self.encoder[-1](x)
 
-    def up(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
+    def up(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
         """See `AroundLinear`."""
-        x = self.decoder[index](x)
-        return self.decoder_stages[index](x if beside is None else add(x, beside), quality)
+        return self.decoder[index](x)
+
+    def finish(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """See `AroundLinear`."""
+        return self.decoder_stages[index](x, quality)
 
     def to_picture(self, x: Tensor) -> Tensor:
         """See `AroundLinear`."""

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitrail.layers import add
 from vitrail.transforms.base import Transform
 from vitrail.transforms.linear import LinearPath, start_from_nothing
 
@@ -40,8 +41,12 @@ class AroundLinear(Transform):
         """Map the last features of the analysis to latents."""
 
     @abstractmethod
-    def up(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
-        """Do a stage of the synthesis; what stands beside is added after the change of scale."""
+    def up(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """Begin a stage of the synthesis: change the scale."""
+
+    @abstractmethod
+    def finish(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """Do the rest of a stage of the synthesis."""
 
     @abstractmethod
     def to_picture(self, x: Tensor) -> Tensor:
@@ -61,12 +66,15 @@ class AroundLinear(Transform):
 
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
+        y = y_hat if self.linear is None else y_hat / self.linear.spread
+        features = self.finish(0, self.up(0, y, quality), quality)
+        features = self.up(1, features, quality)
+        if self.linear is not None:
+            features = add(features, self.synthesis_direct(y))
+        features = self.up(2, self.finish(1, features, quality), quality)
         if self.linear is None:
-            second = self.up(1, self.up(0, y_hat, quality), quality)
-            return self.to_picture(self.up(2, second, quality)) + 0.5
-        y = y_hat / self.linear.spread
-        second = self.up(1, self.up(0, y, quality), quality, self.synthesis_direct(y))
+            return self.to_picture(self.finish(2, features, quality)) + 0.5
         x = self.linear.to_picture(y_hat)
-        # Nothing else is held while the last blocks compute: they take the most memory.
-        first = self.up(2, second, quality, self.synthesis_view(functional.pixel_unshuffle(x, _CELL)))
-        return x + self.to_picture(first) + 0.5
+        features = add(features, self.synthesis_view(functional.pixel_unshuffle(x, _CELL)))
+        # As little as can be is held while the last blocks compute: they take the most memory.
+        return add(x, self.to_picture(self.finish(2, features, quality))) + 0.5

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail import config
-from vitrail.layers import ResidualBlock, add, leaky
+from vitrail.layers import ResidualBlock, leaky
 from vitrail.rate import QualityTable
 from vitrail.transforms.around import AroundLinear
 from vitrail.transforms.linear import start_from_nothing
@@ -29,10 +29,13 @@ class _Stages(nn.Module):
             for width, count in zip(widths, blocks, strict=True)
         )
 
-    def forward(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
-        """Do a stage; what stands beside is added to what its blocks are given."""
-        x = self.activation(self.steps[index](x)) * self.scales[index](quality).exp()
-        return self.blocks[index](x if beside is None else add(x, beside))
+    def begin(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """Change the scale."""
+        return self.activation(self.steps[index](x)) * self.scales[index](quality).exp()
+
+    def finish(self, index: int, x: Tensor) -> Tensor:
+        """Do the blocks."""
+        return self.blocks[index](x)
 
 
 class LightTransform(AroundLinear):
@@ -66,15 +69,19 @@ class LightTransform(AroundLinear):
 
     def down(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
         """See `AroundLinear`."""
-        return self.analysis_stages(index, x, quality)
+        return self.analysis_stages.finish(index, self.analysis_stages.begin(index, x, quality))
 
     def to_latent(self, x: Tensor) -> Tensor:
         """See `AroundLinear`."""
         return self.analysis_head(x)
 
-    def up(self, index: int, x: Tensor, quality: Tensor, beside: Tensor | None = None) -> Tensor:
+    def up(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
         """See `AroundLinear`."""
-        return self.synthesis_stages(index, x, quality, beside)
+        return self.synthesis_stages.begin(index, x, quality)
+
+    def finish(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
+        """See `AroundLinear`."""
+        return self.synthesis_stages.finish(index, x)
 
     def to_picture(self, x: Tensor) -> Tensor:
         """See `AroundLinear`."""
