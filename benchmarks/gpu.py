@@ -35,7 +35,6 @@ settings = loop.Settings(
     batch=int(batch),
     highest=float(highest),
     early=0.0,
-    decay=0.65,
     average=0.9985,
     save_minutes=1.0,
     valid_minutes=2.0,

@@ -54,7 +54,7 @@ class Settings:
     highest: float = 1.0
     lowest: float = 0.0
     warmup: float = 0.02
-    decay: float = 0.7
+    decay: float = 0.4
     early: float = 0.6
     exact: float = 0.05
     generated: float = 0.0
