@@ -46,7 +46,7 @@ class AroundLinear(Transform):
 
     @abstractmethod
     def finish(self, index: int, x: Tensor, quality: Tensor) -> Tensor:
-        """Do the rest of a stage of the synthesis."""
+        """Do the rest of a stage of the synthesis; it may overwrite x where no gradient is asked for."""
 
     @abstractmethod
     def to_picture(self, x: Tensor) -> Tensor:
@@ -67,8 +67,7 @@ class AroundLinear(Transform):
     def synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """See `Transform`."""
         y = y_hat if self.linear is None else y_hat / self.linear.spread
-        features = self.finish(0, self.up(0, y, quality), quality)
-        features = self.up(1, features, quality)
+        features = self.up(1, self.finish(0, self.up(0, y, quality), quality), quality)
         if self.linear is not None:
             features = add(features, self.synthesis_direct(y))
         features = self.up(2, self.finish(1, features, quality), quality)
